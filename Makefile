@@ -1,0 +1,48 @@
+# Two commands do everything: `make demo` and `make test`. Both prepare .venv on first use and work offline afterwards.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help venv demo test slow check bench lock clean
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes --compile-bytecode -r requirements.lock
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	touch $@
+
+venv: $(STAMP)  ## Prepare .venv with the fttune command and the development tools
+
+demo: $(STAMP)  ## Search on real handwritten digits, then compare the winner with training from scratch
+	$(BIN)/fttune search studies/digits.yaml
+	$(BIN)/python benchmarks/transfer_vs_scratch.py
+	@echo "Compare the trials in MLflow: $(BIN)/fttune ui"
+
+test: $(STAMP)  ## Run the tests
+	$(BIN)/python -m pytest --durations=15 -m "not slow and not gpu" --cov --cov-report=term --cov-fail-under=90
+
+slow: $(STAMP)  ## Run the slow tests
+	$(BIN)/python -m pytest --durations=15 -m slow
+
+check: $(STAMP)  ## Format, lint, types, import floors, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) test
+
+bench: $(STAMP)  ## Run the benchmarks
+	$(BIN)/python benchmarks/overhead.py
+
+lock: $(STAMP)  ## Resolve requirements.lock anew
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev \
+		--custom-compile-command "make lock" --upgrade pyproject.toml -o requirements.lock
+
+clean:  ## Remove .venv and the generated folder
+	rm -rf $(VENV) mlruns

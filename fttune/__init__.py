@@ -1,0 +1,45 @@
+"""fttune: which layers should be frozen, and what should learning rate and momentum be?
+
+Importing it costs nothing; each name is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fttune.app.search import best_experiment, search
+    from fttune.app.train import fine_tune, train
+    from fttune.config import Experiment, Study, load_experiment, load_study
+    from fttune.errors import FttuneError
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Experiment": "fttune.config",
+    "FttuneError": "fttune.errors",
+    "Study": "fttune.config",
+    "best_experiment": "fttune.app.search",
+    "fine_tune": "fttune.app.train",
+    "load_experiment": "fttune.config",
+    "load_study": "fttune.config",
+    "search": "fttune.app.search",
+    "train": "fttune.app.train",
+}
+
+__all__ = [
+    "Experiment",
+    "FttuneError",
+    "Study",
+    "best_experiment",
+    "fine_tune",
+    "load_experiment",
+    "load_study",
+    "search",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fttune' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,208 @@
+"""A study from its file to its winner: the only place where Optuna's trials and MLflow's runs meet."""
+
+import json
+from dataclasses import dataclass, field
+
+import optuna
+
+from fttune import searching
+from fttune.app.provenance import provenance
+from fttune.app.session import Display, Session, open_session
+from fttune.app.train import prepare_in, result_metrics
+from fttune.config import Experiment, Study
+from fttune.config.fingerprint import Identity, digest, study_identity
+from fttune.config.workspace import Workspace
+from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
+from fttune.searching import Asked, Outcome
+from fttune.training import CheckpointFolder, FineTuneResult, Inputs, fine_tune
+from fttune.training.events import EpochEnded, ModelSaved, RunClosed, RunOpened, StudyProgress
+
+CLOSED = "fttune.closed"
+COMPARED_RUNS = 5
+
+
+def search(
+    study: Study, *, workspace: Workspace | None = None, new: bool = False, display: Display | None = None
+) -> optuna.Study:
+    """Run a study to its budget and return it; the same call continues what was interrupted.
+
+    Args:
+        study: from `load_study`.
+        workspace: where data and `mlruns/` lie; default the current directory.
+        new: begin a fresh generation beside the stored one.
+        display: is called with every event, for progress.
+
+    Raises:
+        BadInput: data or weights cannot be used, or the stored study is another one (StudyChanged).
+        StudyBusy: another process searches this study.
+        TooManyFailures: `budget.max_failed` trials in a row failed.
+        TrackingFailed: MLflow did not take what was logged.
+    """
+    workspace = workspace or Workspace.at()
+    with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
+        inputs = prepare_in(session, study.experiment)
+        if inputs.data.val is None:
+            raise BadInput("a search chooses by the validation split, but data.split.val is 0; give it a share")
+        identity = study_identity(study, data=inputs.data.fingerprint, weights=inputs.weights.identity)
+        with searching.study_lock(study.name, locks=workspace.locks):
+            storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
+            stored = searching.open_study(study, storage, identity, new=new)
+            if _is_closed(study, stored):
+                session.notice(stored.study_name, f"study {stored.study_name} is finished: nothing to do")
+            else:
+                _Search(study, session, stored, {_inputs_key(study.experiment): inputs}).run(identity)
+    return stored
+
+
+def comparison_path(stored: optuna.Study) -> str | None:
+    """Return the path, in MLflow's UI, of the page that compares the best runs of a finished study."""
+    closed = stored.user_attrs.get(CLOSED)
+    return json.loads(closed)["compare"] if closed else None
+
+
+def best_experiment(study: Study, stored: optuna.Study) -> Experiment:
+    """Return the recipe of the best trial. Raises BadInput when no trial is complete."""
+    best = searching.ranked(stored)
+    if not best:
+        raise BadInput(f"study {stored.study_name} has no complete trial yet")
+    return study.experiment.replace(best[0].params)
+
+
+def _is_closed(study: Study, stored: optuna.Study) -> bool:
+    """Return whether the budget is spent and the winner of these very trials was delivered."""
+    closed = stored.user_attrs.get(CLOSED)
+    counted = searching.counted(stored)
+    return closed is not None and json.loads(closed)["trials"] == counted and counted >= study.total_trials
+
+
+@dataclass
+class _Search:
+    """One invocation's search; `inputs` keeps the images and weights that trials share."""
+
+    study: Study
+    session: Session
+    stored: optuna.Study
+    inputs: dict[str, Inputs] = field(default_factory=dict)
+
+    def run(self, identity: Identity) -> None:
+        parent, name = self.stored.study_name, self.study.experiment.name
+        tags = {"fttune.kind": "study", "fttune.study": parent, "fttune.fingerprint": digest(identity)}
+        tags |= provenance(self.session.workspace.root, next(iter(self.inputs.values())))
+        self.session.log.append(parent, RunOpened(parent, name, params=_about(self.study), tags=tags, reopen=True))
+        closed = RunClosed("failed", {"fttune.cause": "an unexpected error"})
+        try:
+            self._report_progress()
+            searching.search(self.study, self.stored, self._trial)
+            best = searching.ranked(self.stored)
+            closed = self._crown(best[0]) if best else RunClosed("complete")
+        except (Interrupted, KeyboardInterrupt):
+            closed = RunClosed("interrupted")
+            raise
+        except FttuneError as error:
+            closed = RunClosed("failed", {"fttune.cause": str(error)})
+            raise
+        finally:
+            self.session.log.append(parent, closed)
+        self._remember_closed(best)
+
+    def _trial(self, asked: Asked) -> Outcome:
+        """Run one trial as one MLflow run. All that it logged is stored before Optuna is told of its end."""
+        run = f"{self.stored.study_name}/{asked.number}"
+        values = dict(asked.values)
+        if (refusal := self.study.experiment.refusal(values)) is not None:
+            self._open(run, asked, values)
+            closed = RunClosed("failed", {"fttune.cause": refusal})
+            outcome = Outcome("failed", cause=refusal)
+        else:
+            outcome, closed = self._fine_tune(run, asked, self.study.experiment.replace(values))
+        self.session.log.append(run, closed)
+        self.session.deliver(run)
+        self._report_progress(outcome)
+        return outcome
+
+    def _fine_tune(self, run: str, asked: Asked, experiment: Experiment) -> tuple[Outcome, RunClosed]:
+        self._open(run, asked, experiment.params())
+        try:
+            result = fine_tune(
+                experiment,
+                self._inputs_of(experiment),
+                monitor=self.study.metric,
+                emit=lambda event: self.session.log.append(run, event),
+                prune=lambda ended: self._prune(asked, experiment, ended),
+                checkpoints=CheckpointFolder(self.session.files_of(run)),
+            )
+            return _outcome(result), RunClosed(result.state, metrics=result_metrics(experiment, result))
+        except (Interrupted, KeyboardInterrupt):
+            self.session.log.append(run, RunClosed("interrupted"))
+            raise
+        except Diverged as error:
+            return Outcome("diverged", cause=str(error)), RunClosed("diverged", {"fttune.cause": "diverged"})
+        except Exception as error:  # noqa: BLE001 (the trial boundary: the cause is recorded, the search goes on)
+            cause = str(error) if isinstance(error, FttuneError) else f"{type(error).__name__}: {error}"
+            return Outcome("failed", cause=cause), RunClosed("failed", {"fttune.cause": cause})
+
+    def _open(self, run: str, asked: Asked, params: dict[str, object]) -> None:
+        study = self.stored.study_name
+        tags = {"fttune.kind": "trial", "fttune.study": study, "fttune.trial": str(asked.number)}
+        opened = RunOpened(
+            f"trial-{asked.number:04d}",
+            self.study.experiment.name,
+            parent=study,
+            params=params,
+            tags=tags,
+            reopen=asked.resumed,
+        )
+        self.session.log.append(run, opened)
+
+    def _prune(self, asked: Asked, experiment: Experiment, ended: EpochEnded) -> bool:
+        """Report the epoch; the last one ends the trial anyway, as complete."""
+        stop = asked.prune(ended.epoch, ended.metrics[self.study.metric])
+        return stop and ended.epoch < experiment.training.epochs
+
+    def _inputs_of(self, experiment: Experiment) -> Inputs:
+        key = _inputs_key(experiment)
+        if key not in self.inputs:
+            self.inputs[key] = prepare_in(self.session, experiment)
+        return self.inputs[key]
+
+    def _report_progress(self, outcome: Outcome | None = None) -> None:
+        done = searching.counted(self.stored) + (outcome is not None and outcome.state != "failed")
+        values = [trial.value for trial in searching.ranked(self.stored)[:1]]
+        values += [outcome.value] if outcome else []
+        found = [value for value in values if value is not None]
+        best = (max if self.study.direction == "maximize" else min)(found, default=None)
+        self.session.log.append(self.stored.study_name, StudyProgress(done, self.study.total_trials, best))
+
+    def _crown(self, best: optuna.trial.FrozenTrial) -> RunClosed:
+        """Log the best trial's model on the parent run."""
+        parent, experiment = self.stored.study_name, self.study.experiment.replace(best.params)
+        run = {"fttune.run": f"{parent}/{best.number}"}
+        checkpoint = self.session.uploader.ask(lambda store: store.find_checkpoint(experiment.name, run))
+        if checkpoint is not None:
+            self.session.log.append(parent, ModelSaved(checkpoint, experiment.data.image_size))
+        assert best.value is not None, "a ranked trial has a value"
+        return RunClosed("complete", {"fttune.best_trial": str(best.number)}, {"best_value": best.value})
+
+    def _remember_closed(self, best: list[optuna.trial.FrozenTrial]) -> None:
+        runs = [f"{self.stored.study_name}/{trial.number}" for trial in best[:COMPARED_RUNS]]
+        name = self.study.experiment.name
+        path = self.session.uploader.ask(lambda store: store.comparison(name, runs))
+        closed = {"trials": searching.counted(self.stored), "compare": path}
+        self.stored.set_user_attr(CLOSED, json.dumps(closed))
+
+
+def _outcome(result: FineTuneResult) -> Outcome:
+    value = result.value if result.state == "complete" else None
+    return Outcome(result.state, value, result.trainable_parameters, result.best_epoch)
+
+
+def _about(study: Study) -> dict[str, object]:
+    """Return the parent run's params: the study's own fields and the recipe that its trials start from."""
+    own = study.model_dump(exclude={"experiment", "space"}, mode="json")
+    space = {f"space.{name}": d.model_dump_json(exclude_none=True) for name, d in study.space.items()}
+    return {**{key: json.dumps(value) for key, value in own.items()}, **space, **study.experiment.params()}
+
+
+def _inputs_key(experiment: Experiment) -> str:
+    """Return what decides about images and weights, and nothing else of the recipe."""
+    return experiment.model_dump_json(include={"data", "backbone"})

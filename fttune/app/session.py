@@ -1,0 +1,58 @@
+"""What every command that works shares: the workspace, the event log, and the uploader that drains it."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fttune.config.workspace import Workspace
+from fttune.errors import FttuneError, Interrupted
+from fttune.tracking import Uploader
+from fttune.training.events import Entry, EventLog, Notice
+
+INTERRUPTED_CLOSE_SECONDS = 20.0
+Display = Callable[[Entry], None]
+
+
+@dataclass(frozen=True)
+class Session:
+    """One invocation's open things."""
+
+    workspace: Workspace
+    log: EventLog
+    uploader: Uploader
+
+    def notice(self, run: str, text: str) -> None:
+        """Tell people something once."""
+        if Entry(run, Notice(text)) not in self.log.entries:
+            self.log.append(run, Notice(text))
+
+    def files_of(self, run: str) -> Path:
+        """Return the folder in which a run's files wait for the uploader."""
+        return self.workspace.cache / "runs" / run
+
+    def deliver(self, run: str) -> None:
+        """Wait until all is stored, and drop the run's files that were waiting for it. Raises TrackingFailed."""
+        self.uploader.flush()
+        shutil.rmtree(self.files_of(run), ignore_errors=True)
+
+
+@contextmanager
+def open_session(workspace: Workspace, *, tracking_uri: str | None, display: Display | None) -> Iterator[Session]:
+    """Open a session, and deliver what was logged however it ends.
+
+    `tracking_uri` comes before `MLFLOW_TRACKING_URI`, that before the workspace's own store. After an interruption
+    the rest is delivered within `INTERRUPTED_CLOSE_SECONDS` or not at all.
+    """
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or workspace.mlflow_uri
+    uploader = Uploader(uri, artifacts=workspace.artifacts, locks=workspace.locks)
+    try:
+        yield Session(workspace, EventLog(uploader, *([display] if display else [])), uploader)
+    except BaseException as error:
+        interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+        with suppress(FttuneError, TimeoutError):  # the error to show is the first one
+            uploader.close(INTERRUPTED_CLOSE_SECONDS if interrupted else None)
+        raise
+    uploader.close()

@@ -1,0 +1,113 @@
+"""One recipe, trained and tracked; and the recipes that begin where another one ended (`experiment:<name>`)."""
+
+import math
+import uuid
+from pathlib import Path
+
+from filelock import FileLock
+
+from fttune.app.provenance import provenance
+from fttune.app.session import Display, Session, open_session
+from fttune.config import Experiment, load_experiment
+from fttune.config.fingerprint import digest, experiment_identity
+from fttune.config.load import find_experiment
+from fttune.config.workspace import Workspace
+from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
+from fttune.training import CheckpointFolder, FineTuneResult, Inputs, prepare
+from fttune.training import fine_tune as run_recipe
+from fttune.training.events import RunClosed, RunOpened
+
+
+def fine_tune(experiment: Experiment, *, workspace: Workspace | None = None) -> FineTuneResult:
+    """Train a recipe and return what it found, without tracking.
+
+    Only `weights: experiment:<name>` needs MLflow: it is looked up there, and trained first when it is missing.
+
+    Raises:
+        BadInput: data, weights or device cannot be used.
+        Diverged: a loss or metric became NaN or infinite.
+    """
+    workspace = workspace or Workspace.at()
+    if not experiment.backbone.weights.startswith("experiment:"):
+        return run_recipe(experiment, prepare(experiment, workspace))
+    with open_session(workspace, tracking_uri=None, display=None) as session:
+        inputs = prepare_in(session, experiment)
+    return run_recipe(experiment, inputs)
+
+
+def train(
+    experiment: Experiment, *, workspace: Workspace | None = None, display: Display | None = None
+) -> FineTuneResult:
+    """Train a recipe as a run of its own in MLflow, with its best and last checkpoint. Raises as `fine_tune`."""
+    with open_session(workspace or Workspace.at(), tracking_uri=None, display=display) as session:
+        return _train_in(session, experiment, prepare_in(session, experiment))
+
+
+def prepare_in(session: Session, experiment: Experiment, *, before: tuple[str, ...] = ()) -> Inputs:
+    """Return a recipe's inputs; `before` are the experiments that wait for this one as their weights."""
+    weights_file = None
+    if experiment.backbone.weights.startswith("experiment:"):
+        weights_file = _checkpoint_of(session, experiment.backbone.weights.partition(":")[2], before)
+    inputs = prepare(experiment, session.workspace, weights_file=weights_file)
+    for text in inputs.data.notices:
+        session.notice(experiment.name, text)
+    return inputs
+
+
+def _checkpoint_of(session: Session, name: str, before: tuple[str, ...]) -> Path:
+    """Return the best checkpoint of the finished run of an experiment as its file stands, trained now if need be."""
+    if name in before:
+        raise BadInput(f"backbone.weights: experiments wait for each other: {' -> '.join((*before, name))}")
+    source = load_experiment(find_experiment(name, session.workspace.root))
+    inputs = prepare_in(session, source, before=(*before, name))
+    wanted = {"fttune.kind": "train", "fttune.fingerprint": _fingerprint(source, inputs)}
+    session.workspace.locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(session.workspace.locks / f"experiment-{name}.lock"):
+        found = session.uploader.ask(lambda store: store.find_checkpoint(name, wanted))
+        if found is None:
+            session.notice(name, f"experiment {name} has no finished run yet: training it first")
+            _train_in(session, source, inputs)
+            found = session.uploader.ask(lambda store: store.find_checkpoint(name, wanted))
+    assert found is not None, "the run was just delivered"
+    return found
+
+
+def _train_in(session: Session, experiment: Experiment, inputs: Inputs) -> FineTuneResult:
+    run = f"train/{experiment.name}/{uuid.uuid4().hex[:12]}"
+    tags = {"fttune.kind": "train", "fttune.fingerprint": _fingerprint(experiment, inputs)}
+    tags |= provenance(session.workspace.root, inputs)
+    session.log.append(run, RunOpened(experiment.name, experiment.name, params=experiment.params(), tags=tags))
+    closed = RunClosed("failed", {"fttune.cause": "an unexpected error"})
+    try:
+        result = run_recipe(
+            experiment,
+            inputs,
+            emit=lambda event: session.log.append(run, event),
+            checkpoints=CheckpointFolder(session.files_of(run), keep_last=True),
+        )
+        closed = RunClosed(result.state, metrics=result_metrics(experiment, result))
+    except (Interrupted, KeyboardInterrupt):
+        closed = RunClosed("interrupted")
+        raise
+    except FttuneError as error:
+        closed = RunClosed("diverged" if isinstance(error, Diverged) else "failed", {"fttune.cause": str(error)})
+        raise
+    finally:
+        session.log.append(run, closed)
+    session.deliver(run)
+    return result
+
+
+def result_metrics(experiment: Experiment, result: FineTuneResult) -> dict[str, float]:
+    """Return what a run's own row in MLflow says beside its curves. MLflow draws lr on a linear axis: hence its log."""
+    metrics = {
+        "best_epoch": float(result.best_epoch),
+        "trainable_parameters": float(result.trainable_parameters),
+        "log10_lr": math.log10(experiment.optimizer.lr),
+    }
+    return metrics if result.value is None else {"value": result.value, **metrics}
+
+
+def _fingerprint(experiment: Experiment, inputs: Inputs) -> str:
+    identity = experiment_identity(experiment, data=inputs.data.fingerprint, weights=inputs.weights.identity)
+    return digest(identity)

@@ -1,0 +1,194 @@
+"""The command line. Imports typer and pathlib alone, so that `fttune --help` answers at once."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import optuna
+
+    from fttune.config import Experiment, Study
+    from fttune.config.workspace import Workspace
+    from fttune.training import FineTuneResult
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Which layers should be frozen, and what should learning rate and momentum be?",
+)
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Another value for a dotted field; repeatable.")
+]
+Mlruns = Annotated[
+    Path | None, typer.Option("--mlruns", envvar="FTTUNE_MLRUNS", help="The generated folder; default: mlruns.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001 (read by main)
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from fttune import __version__
+
+        typer.echo(f"fttune {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")]) -> None:
+    """Check experiments and studies, every problem at once. Reads no data and needs no network."""
+    from fttune.config import Study, load
+    from fttune.errors import BadInput
+
+    failures = []
+    for file in files:
+        try:
+            loaded = load(file)
+        except BadInput as error:
+            failures.append(str(error))
+            continue
+        kind = f"study, {loaded.total_trials} trials" if isinstance(loaded, Study) else "experiment"
+        typer.echo(f"{file}: ok ({kind})")
+    if failures:
+        raise BadInput("\n".join(failures))
+
+
+@app.command()
+def train(file: Path, overrides: Set = None, mlruns: Mlruns = None, as_json: Json = False) -> None:
+    """Train one experiment and track it in MLflow."""
+    from fttune.config import load_experiment
+
+    experiment = load_experiment(file, overrides or [])
+    from fttune.app.train import train as run
+    from fttune.display import display
+
+    with display() as show:
+        result = run(experiment, workspace=_workspace(mlruns), display=show)
+    _print_training(experiment, result, as_json)
+
+
+@app.command()
+def search(
+    file: Path,
+    overrides: Set = None,
+    new: Annotated[bool, typer.Option("--new", help="Begin a fresh generation beside the stored study.")] = False,
+    mlruns: Mlruns = None,
+    as_json: Json = False,
+) -> None:
+    """Run a study to its budget; the same command continues an interrupted one."""
+    from fttune.config import load_study
+
+    study = load_study(file, overrides or [])
+    from fttune.app.search import search as run
+    from fttune.display import display
+
+    with display() as show:
+        stored = run(study, workspace=_workspace(mlruns), new=new, display=show)
+    _print_study(study, stored, as_json)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000, mlruns: Mlruns = None
+) -> None:
+    """Open MLflow's own UI on this folder's runs; Ctrl-C ends it."""
+    import os
+    import sys
+
+    from fttune.errors import BadInput
+
+    workspace = _workspace(mlruns)
+    if not (workspace.mlruns / "mlflow.db").is_file():
+        raise BadInput(f"{workspace.mlruns}: holds no runs yet; run `fttune search studies/<name>.yaml` first")
+    typer.echo(f"MLflow on http://127.0.0.1:{port}", err=True)
+    store = ["--backend-store-uri", workspace.mlflow_uri, "--default-artifact-root", workspace.artifacts.as_uri()]
+    command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.execv(sys.executable, command)
+
+
+def main() -> None:
+    """Run the command line: errors as one message, exit 0 ok, 1 failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
+    import sys
+
+    from fttune.errors import FttuneError, Interrupted
+
+    _install_signal_handlers()
+    try:
+        app()
+    except FttuneError as error:
+        if "--debug" in sys.argv:
+            raise
+        typer.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except Interrupted as interruption:
+        typer.echo("interrupted; the same command continues", err=True)
+        sys.exit(interruption.exit_code)
+
+
+def _install_signal_handlers() -> None:
+    """Let the first SIGINT or SIGTERM end the work in order, and the second one at once."""
+    import os
+    import signal
+
+    from fttune.errors import Interrupted
+
+    received: list[int] = []
+
+    def interrupt(signum: int, _frame: object) -> None:
+        if received:
+            os._exit(128 + signum)
+        received.append(signum)
+        raise Interrupted(signum)
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def _workspace(mlruns: Path | None) -> "Workspace":
+    from fttune.config.workspace import Workspace
+
+    return Workspace.at(mlruns=mlruns)
+
+
+def _print_training(experiment: "Experiment", result: "FineTuneResult", as_json: bool) -> None:
+    import json
+
+    best = result.epochs[result.best_epoch - 1]
+    if as_json:
+        epochs = [{"epoch": ended.epoch, **ended.metrics} for ended in result.epochs]
+        facts = {"trainable_parameters": result.trainable_parameters, "parameters": result.parameters}
+        found = {"experiment": experiment.name, "best_epoch": result.best_epoch, "value": result.value, **facts}
+        typer.echo(json.dumps({**found, "epochs": epochs, "step_losses": result.step_losses}))
+        return
+    typer.echo(f"{experiment.name}: best epoch {result.best_epoch} of {len(result.epochs)}")
+    for name, value in best.metrics.items():
+        typer.echo(f"  {name:24s} {value:.4g}")
+
+
+def _print_study(study: "Study", stored: "optuna.Study", as_json: bool) -> None:
+    import json
+    from collections import Counter
+
+    from fttune.app.results import rows_of
+    from fttune.app.search import comparison_path
+    from fttune.report import as_records, as_text, table
+
+    rows = rows_of(stored)
+    states = Counter(row.state for row in rows)
+    path = comparison_path(stored)
+    if as_json:
+        found = {"study": stored.study_name, "metric": study.metric, "states": states, "compare": path}
+        typer.echo(json.dumps({**found, "trials": as_records(table(rows))}))
+        return
+    typer.echo(f"study {stored.study_name}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
+    typer.echo(f"best five by {study.metric}:\n{as_text(table(rows[:5]))}")
+    if path:
+        typer.echo(f"compare them in MLflow: run `fttune ui`, then open http://127.0.0.1:5000{path}")

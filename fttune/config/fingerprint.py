@@ -1,0 +1,55 @@
+"""What makes two recipes, or two studies, the same: a flat mapping of all that can change a result.
+
+Not in it: budget, baselines, storage, tracking, device, paths and comments. Data and weights stand in it by their
+content, which the caller knows.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fttune.config.experiment import Experiment, flatten
+from fttune.config.study import Study
+
+Identity = Mapping[str, Any]
+_BY_CONTENT = ("data.path", "backbone.weights")
+_NO_INFLUENCE = ("training.device",)
+
+
+def experiment_identity(experiment: Experiment, *, data: str, weights: str) -> Identity:
+    """Return the identity of a recipe; `data` is the data's fingerprint, `weights` a name or `sha256:...`."""
+    fields = {k: v for k, v in experiment.params().items() if k not in (*_BY_CONTENT, *_NO_INFLUENCE)}
+    return _plain({**fields, "data.content": data, "backbone.weights": weights})
+
+
+def study_identity(study: Study, *, data: str, weights: str) -> Identity:
+    """Return the identity of a study: its experiment's, and how it searches."""
+    recipe = experiment_identity(study.experiment, data=data, weights=weights)
+    search = study.model_dump(include={"metric", "direction", "batch", "sampler", "pruner", "space"})
+    return _plain({**{f"experiment.{key}": value for key, value in recipe.items()}, **flatten(search)})
+
+
+def digest(identity: Identity) -> str:
+    """Return the sha256 of an identity as 64 hex digits."""
+    return hashlib.sha256(_text(identity).encode()).hexdigest()
+
+
+def _plain(identity: Identity) -> Identity:
+    """Return the identity as it comes back from JSON, so that a stored one compares equal."""
+    plain: Identity = json.loads(json.dumps(identity))
+    return plain
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return one line per dotted path whose value differs: `batch: 8 -> 4`."""
+    absent = "(absent)"
+    return [
+        f"{key}: {old.get(key, absent)} -> {new.get(key, absent)}"
+        for key in sorted({*old, *new})
+        if _text(old.get(key, absent)) != _text(new.get(key, absent))  # as text: 1, 1.0 and true have other digests
+    ]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,172 @@
+"""Files to experiments and studies: read strictly, override, validate, and say every problem of a file at once."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from fttune.config.experiment import Experiment, flatten
+from fttune.config.known import did_you_mean, shown
+from fttune.config.problems import problems_of
+from fttune.config.rules import experiment_problems, study_problems
+from fttune.config.sections import NAME, Distribution
+from fttune.config.strict_yaml import parse_yaml, read_yaml
+from fttune.config.study import Sampler, Study
+from fttune.errors import ConfigError, Problem
+
+Model = TypeVar("Model", bound=BaseModel)
+Override = tuple[str, Any]
+Rules = Callable[[Mapping[str, Any]], Iterator[Problem]]
+
+
+def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+    """Return the experiment of a YAML file; `overrides` are `dotted.field=value` as on the command line.
+
+    Raises:
+        ConfigError: with every problem of the file.
+    """
+    return _experiment(Path(path), parse_overrides(overrides))
+
+
+def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
+    """Return the study of a YAML file with its experiment loaded.
+
+    An override whose first name is a field of a study changes the study, any other one its experiment.
+
+    Raises:
+        ConfigError: with every problem of the file, or of the experiment's file.
+    """
+    path, pairs = Path(path), parse_overrides(overrides)
+    raw = _mapping(path, [pair for pair in pairs if _is_of_study(pair)])
+    reference = raw.pop("experiment", None)
+    problems = []
+    if not isinstance(reference, str):
+        rule = "required field is missing" if reference is None else f"must be a path, got {shown(reference)}"
+        problems.append(Problem("experiment", rule))
+    elif _is_file(file := Path(os.path.normpath(path.parent / reference))):
+        raw["experiment"] = _experiment(file, [pair for pair in pairs if not _is_of_study(pair)])
+    else:
+        problems.append(Problem("experiment", f"there is no file {file}"))
+    return _build(Study, path, raw, problems, _rules_of_study)
+
+
+def load(path: Path | str) -> Experiment | Study:
+    """Return what a file holds: a study when it has a `space`, `experiment` or `budget`. Raises ConfigError."""
+    raw = _mapping(Path(path))
+    return load_study(path) if {"space", "experiment", "budget"} & raw.keys() else load_experiment(path)
+
+
+def find_experiment(name: str, root: Path) -> Path:
+    """Return `<root>/experiments/**/<name>.yaml`. Raises ConfigError when there is none, or two."""
+    files = sorted((root / "experiments").rglob("*.yaml"))
+    found = [file for file in files if file.stem == name]
+    if len(found) == 1:
+        return found[0]
+    problem = f"stands {len(found)} times: {', '.join(map(str, found))}" if found else "there is no such file"
+    near = "" if found else did_you_mean(name, [file.stem for file in files])
+    raise ConfigError(f"experiments/{name}.yaml", [Problem("", problem + near)])
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Return `dotted.field=value` as pairs; the value is YAML. Raises ConfigError."""
+    pairs = []
+    for override in overrides:
+        dotted, equals, text = override.partition("=")
+        if not equals or not all(dotted.split(".")):
+            raise ConfigError("--set", [Problem("", f"must be dotted.field=value, got {shown(override)}")])
+        pairs.append((dotted, parse_yaml(text, f"--set {dotted}")))
+    return pairs
+
+
+def _experiment(path: Path, overrides: Iterable[Override]) -> Experiment:
+    return _build(Experiment, path, _mapping(path, overrides), [], _rules_of_experiment)
+
+
+def _is_of_study(override: Override) -> bool:
+    return override[0].partition(".")[0] in Study.model_fields
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def _mapping(path: Path, overrides: Iterable[Override] = ()) -> dict[str, Any]:
+    raw = read_yaml(path)
+    if not isinstance(raw, dict):
+        rule = "is empty" if raw is None else f"must be a mapping of fields, got {shown(raw)}"
+        raise ConfigError(str(path), [Problem("", rule)])
+    for dotted, value in overrides:
+        _set(raw, dotted, value)
+    return raw
+
+
+def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = _keys(raw, dotted, value)
+    for key in parents:
+        if not isinstance(raw.get(key), dict):
+            raw[key] = {}
+        raw = raw[key]
+    raw[last] = value
+
+
+def _keys(raw: Mapping[str, Any], dotted: str, value: Any) -> list[str]:
+    """Split a dotted field. The keys of a space hold dots themselves: `space.optimizer.lr.low`."""
+    section, _, rest = dotted.partition(".")
+    if section != "space" or "." not in rest:
+        return dotted.split(".")
+    space = raw.get("space")
+    if isinstance(value, dict) or (isinstance(space, dict) and rest in space):
+        return [section, rest]
+    return [section, *rest.rsplit(".", 1)]
+
+
+def _build(model: type[Model], path: Path, raw: Mapping[str, Any], problems: list[Problem], rules: Rules) -> Model:
+    """Return the model of a file's fields, or raise `problems` and all others of the file."""
+    fields = {**raw, "name": path.stem}
+    if not re.fullmatch(NAME, path.stem):
+        rule = "the file's name must be 1 to 100 letters, digits, _ . or -, the first a letter or digit"
+        problems.append(Problem("", f"{rule}, got {shown(path.stem)}"))
+        del fields["name"]
+    if "name" in raw:
+        problems.append(Problem("name", "unknown key; the name is the stem of the file"))
+    try:
+        built = model.model_validate(fields)
+    except ValidationError as error:
+        # Rules between sections ran only if every section was valid; run them on what is.
+        for problem in (*problems_of(error, model), *rules(fields)):
+            if all(problem.field != other.field for other in problems):
+                problems.append(problem)
+    if problems:
+        raise ConfigError(str(path), problems)
+    return built
+
+
+def _rules_of_experiment(fields: Mapping[str, Any]) -> Iterator[Problem]:
+    return experiment_problems(flatten(fields))
+
+
+def _rules_of_study(fields: Mapping[str, Any]) -> Iterator[Problem]:
+    space, sampler, baselines = fields.get("space"), fields.get("sampler", {}), fields.get("baselines")
+    if not isinstance(space, dict):
+        return iter(())
+    valid_sampler = _valid(Sampler, {"type": sampler.get("type", "tpe")}) if isinstance(sampler, dict) else None
+    return study_problems(
+        space={name: _valid(Distribution, value) for name, value in space.items()},
+        sampler=valid_sampler and valid_sampler.type,
+        baselines=[b if isinstance(b, dict) else {} for b in baselines] if isinstance(baselines, list) else [],
+        experiment=fields.get("experiment"),
+    )
+
+
+def _valid(annotation: Any, value: Any) -> Any:
+    """Return the validated value, or None."""
+    try:
+        return TypeAdapter(annotation).validate_python(value)
+    except ValidationError:
+        return None

@@ -1,0 +1,336 @@
+"""The sections of an experiment and the distributions of a study, each immutable and validated by itself.
+
+Ranges stand at the fields. A rule between fields of one section is a validator of the later one and reads the earlier
+ones from `info.data`, which holds only what is valid: so a file shows its ranges and its contradictions together.
+Rules between sections are in `rules.py`.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from fttune.config import known
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+SOURCES = ("digits", "folder", "csv", "torchvision:<DatasetName>")
+WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
+VAL_METRICS = {
+    "val/loss": "minimize",
+    "val/accuracy": "maximize",
+    "val/balanced_accuracy": "maximize",
+    "val/macro_f1": "maximize",
+    "val/top5_accuracy": "maximize",
+}
+
+
+class Section(BaseModel):
+    """Base of all that comes from YAML: unknown keys refused, values never coerced, frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
+
+
+def broken(message: str) -> PydanticCustomError:
+    """Return the error of a broken rule; `message` is whole: rule, value, remedy."""
+    return PydanticCustomError("rule", "{message}", {"message": message})
+
+
+def _depth(value: object) -> object:
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise broken(f"must be a whole number >= 0 or all, got {known.shown(value)}")
+
+
+def _class_names(value: object) -> object:
+    """Digits and years are fine class names: `classes: [5, 6]` means the classes named 5 and 6."""
+    if not isinstance(value, list | tuple) or not value:
+        raise broken(f"must be a list of class names, got {known.shown(value)}")
+    if bad := [name for name in value if not isinstance(name, str | int) or isinstance(name, bool)]:
+        raise broken(f"must be a list of class names, got {known.shown(bad[0])} in it; quote it if it is a name")
+    names = tuple(str(name) for name in value)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise broken(f"names the class {known.shown(twice[0])} twice")
+    return names
+
+
+Depth = Annotated[int | Literal["all"], BeforeValidator(_depth)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Split(Section):
+    """Shares of the images that go to validation and test; 0 means that there is no such split."""
+
+    val: Share = 0.2
+    test: Share = 0.2
+    seed: Seed = 0
+    group_by: str | None = None
+
+    @field_validator("test")
+    @classmethod
+    def _leaves_images(cls, test: float, info: ValidationInfo) -> float:
+        total = info.data.get("val", 0) + test
+        if total >= 1:
+            raise broken(f"val + test must leave images to train on, got {total:g} of 1")
+        return test
+
+
+class Data(Section):
+    """Where images come from, how they are cut to size, and which of them train."""
+
+    source: str
+    path: str | None = None
+    image_size: int = Field(default=224, ge=1, le=4096)
+    resize: int | None = Field(default=None, ge=1, le=8192)
+    split: Split = Split()
+    augment: Literal["none", "flip", "standard"] = "none"
+    classes: Annotated[tuple[str, ...], BeforeValidator(_class_names)] | None = None
+    limit_per_class: int | None = Field(default=None, ge=1)
+    on_bad_image: Literal["error", "skip"] = "error"
+
+    @field_validator("source")
+    @classmethod
+    def _known_source(cls, source: str) -> str:
+        kind, _, dataset = source.partition(":")
+        if kind == "torchvision" and dataset not in known.torchvision_datasets():
+            rule = known.one_of(dataset, known.torchvision_datasets())
+            raise broken(rule if dataset else f"must be torchvision:<DatasetName>, got {source!r}")
+        if kind != "torchvision" and source not in SOURCES:
+            raise broken(known.one_of(source, SOURCES))
+        return source
+
+    @field_validator("path")
+    @classmethod
+    def _path_if_needed(cls, path: str | None, info: ValidationInfo) -> str | None:
+        source = info.data.get("source")
+        if source in ("folder", "csv") and not path:
+            raise broken(f"required for source {source}")
+        if source and source not in ("folder", "csv") and path is not None:
+            raise broken(f"source {source} has no path, got {known.shown(path)}")
+        return path
+
+    @field_validator("resize")
+    @classmethod
+    def _covers_crop(cls, resize: int | None, info: ValidationInfo) -> int | None:
+        image_size = info.data.get("image_size")
+        if resize and image_size and resize < image_size:
+            raise broken(f"must be >= image_size ({image_size}), got {resize}")
+        return resize
+
+
+class Backbone(Section):
+    """A model name and where its weights come from."""
+
+    name: str
+    weights: str = "DEFAULT"
+
+    @field_validator("name")
+    @classmethod
+    def _known_name(cls, name: str) -> str:
+        if name not in known.backbones():
+            raise broken(known.one_of(name, known.backbones()))
+        return name
+
+    @field_validator("weights")
+    @classmethod
+    def _known_weights(cls, weights: str, info: ValidationInfo) -> str:
+        if weights.startswith("experiment:"):
+            if not re.fullmatch(NAME, weights.removeprefix("experiment:")):
+                raise broken(f"experiment:<name> needs the stem of a file, got {known.shown(weights)}")
+        elif (name := info.data.get("name")) and weights != "none" and PurePath(weights).suffix not in WEIGHT_FILES:
+            members = known.backbones()[name].weights
+            if weights == "DEFAULT" and not members:
+                raise broken(f"{name} has no published weights; use none, a file or experiment:<name>")
+            published = ("DEFAULT", *members) if members else ()
+            if weights not in published:
+                raise broken(known.one_of(weights, ["none", *published, "experiment:<name>", "<file.safetensors>"]))
+        return weights
+
+
+class Freeze(Section):
+    """How many stages train, counted from the output; 0 trains the head alone, `all` everything."""
+
+    unfrozen_stages: Depth = 0
+    norm_stats: Literal["frozen", "all_frozen", "updated"] = "frozen"
+
+
+def _momentum(fields: Mapping[str, Any]) -> float | None:
+    return 0.9 if fields.get("name") == "sgd" else None
+
+
+class Optimizer(Section):
+    """SGD or AdamW. `momentum` and `nesterov` belong to SGD; its momentum is 0.9 unless given."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(gt=0)
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(default_factory=_momentum)
+    nesterov: bool = False
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip_grad_norm: float | None = Field(default=None, gt=0)
+
+    @field_validator("momentum")
+    @classmethod
+    def _momentum_of_sgd(cls, momentum: float | None, info: ValidationInfo) -> float | None:
+        name = info.data.get("name")
+        if name == "adamw" and momentum is not None:
+            raise broken(f"belongs to sgd, but the optimizer is adamw, got {momentum:g}")
+        if name == "sgd" and momentum is None:
+            raise broken("must be a number for sgd (0 for none), got None")
+        return momentum
+
+    @field_validator("nesterov")
+    @classmethod
+    def _nesterov_of_sgd(cls, nesterov: bool, info: ValidationInfo) -> bool:
+        if nesterov and info.data.get("name") == "adamw":
+            raise broken("belongs to sgd, but the optimizer is adamw, got True")
+        if nesterov and info.data.get("momentum") == 0:
+            raise broken("needs momentum > 0, got momentum 0")
+        return nesterov
+
+
+def _step_factor(fields: Mapping[str, Any]) -> float | None:
+    return 0.1 if fields.get("schedule") == "step" else None
+
+
+class Training(Section):
+    """Length, batch, schedule, loss and device of a training run."""
+
+    epochs: int = Field(ge=1, le=100_000)
+    batch_size: int = Field(default=32, ge=1)
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    step_epochs: int | None = Field(default=None, ge=1)
+    step_factor: Annotated[float, Field(gt=0, le=1)] | None = Field(default_factory=_step_factor)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    early_stop_epochs: int | None = Field(default=None, ge=1)
+    monitor: str = "val/loss"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+
+    @field_validator("warmup_epochs")
+    @classmethod
+    def _warmup_ends(cls, warmup_epochs: float, info: ValidationInfo) -> float:
+        epochs = info.data.get("epochs")
+        if epochs and warmup_epochs >= epochs:
+            raise broken(f"must be < epochs ({epochs}), got {warmup_epochs:g}")
+        return warmup_epochs
+
+    @field_validator("step_epochs", "step_factor")
+    @classmethod
+    def _step_of_schedule(cls, value: float | None, info: ValidationInfo) -> float | None:
+        schedule = info.data.get("schedule")
+        if schedule == "step" and value is None:
+            raise broken("required for schedule step")
+        if schedule in ("constant", "cosine") and value is not None:
+            raise broken(f"belongs to schedule step, but the schedule is {schedule}, got {value:g}")
+        return value
+
+    @field_validator("monitor")
+    @classmethod
+    def _known_metric(cls, monitor: str) -> str:
+        return val_metric(monitor)
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", device):
+            raise broken(f"must be auto, cpu, mps, cuda or cuda:<number>, got {known.shown(device)}")
+        return device
+
+
+def val_metric(name: str) -> str:
+    """Return the name of a validation metric, or raise the error of a broken rule."""
+    if name not in VAL_METRICS:
+        raise broken(known.one_of(name, VAL_METRICS))
+    return name
+
+
+Scalar = str | int | float | bool
+
+
+def exact(number: float) -> Fraction:
+    """Return the number that was written: 1/10 for 0.1, not the binary fraction next to it."""
+    return Fraction(str(number))
+
+
+class _Range(Section):
+    """The rules of a range of numbers."""
+
+    log: bool = False
+
+    @field_validator("low", check_fields=False)
+    @classmethod
+    def _positive_on_log_scale(cls, low: float, info: ValidationInfo) -> float:
+        if info.data.get("log") and low <= 0:
+            raise broken(f"must be > 0 on a log scale, got {low}")
+        return low
+
+    @field_validator("high", check_fields=False)
+    @classmethod
+    def _not_below_low(cls, high: float, info: ValidationInfo) -> float:
+        if high < info.data.get("low", high):
+            raise broken(f"must be >= low ({info.data['low']}), got {high}")
+        return high
+
+    @field_validator("step", check_fields=False)
+    @classmethod
+    def _ends_at_high(cls, step: float | None, info: ValidationInfo) -> float | None:
+        log, low, high = (info.data.get(name) for name in ("log", "low", "high"))
+        if step is not None and log:
+            raise broken(f"cannot be combined with log: true, got {step}")
+        if step is not None and low is not None and high is not None and (exact(high) - exact(low)) % exact(step):
+            raise broken(f"must lead from low ({low}) to high ({high}) in whole steps, got {step}")
+        return step
+
+    @field_validator("points", check_fields=False)
+    @classmethod
+    def _points_or_step(cls, points: int | None, info: ValidationInfo) -> int | None:
+        if points is not None and info.data.get("step") is not None:
+            raise broken(f"cannot be combined with step ({info.data['step']}), got {points}")
+        return points
+
+
+class Float(_Range):
+    """A real number between `low` and `high`, both included."""
+
+    type: Literal["float"]
+    low: float
+    high: float
+    step: Annotated[float, Field(gt=0)] | None = None
+    points: Annotated[int, Field(ge=1)] | None = None
+
+
+class Int(_Range):
+    """A whole number between `low` and `high`, both included."""
+
+    type: Literal["int"]
+    low: int
+    high: int
+    step: Annotated[int, Field(ge=1)] | None = None
+    points: Annotated[int, Field(ge=1)] | None = None
+
+
+class Categorical(Section):
+    """One of several values."""
+
+    type: Literal["categorical"]
+    choices: Annotated[tuple[Scalar, ...], Field(strict=False, min_length=1)]
+
+    @field_validator("choices")
+    @classmethod
+    def _each_once(cls, choices: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+        seen: set[Scalar] = set()
+        for choice in choices:
+            if choice in seen:  # so are 1 and 1.0, and 1 and true
+                raise broken(f"{known.shown(choice)} equals an earlier choice")
+            seen.add(choice)
+        return choices
+
+
+Distribution = Annotated[Float | Int | Categorical, Field(discriminator="type")]

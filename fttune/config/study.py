@@ -1,0 +1,171 @@
+"""The study: a search over some fields of an experiment. Knows Optuna's vocabulary, not Optuna.
+
+`Study.sample(trial)` is the whole meeting point: it asks a trial for values and returns an experiment.
+"""
+
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from fttune.config.experiment import Experiment
+from fttune.config.grid import grid_values
+from fttune.config.problems import raise_if_any
+from fttune.config.rules import study_problems
+from fttune.config.sections import (
+    NAME,
+    VAL_METRICS,
+    Distribution,
+    Float,
+    Int,
+    Scalar,
+    Section,
+    Seed,
+    broken,
+    val_metric,
+)
+
+
+class Trial(Protocol):
+    """What a study needs of an Optuna trial (`optuna.Trial` and `optuna.trial.FixedTrial` are such)."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float: ...
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...
+    def suggest_categorical(self, name: str, choices: Any) -> Any: ...
+
+
+class Budget(Section):
+    """Totals over all invocations: trials that count, minutes; and failures in a row that end the search."""
+
+    n_trials: int = Field(ge=1)
+    timeout_minutes: float | None = Field(default=None, gt=0)
+    max_failed: int = Field(default=5, ge=1)
+
+
+class Sampler(Section):
+    """Optuna's sampler; its seed for trial n derives from (seed, n)."""
+
+    type: Literal["tpe", "random", "grid", "gp", "cmaes"] = "tpe"
+    seed: Seed = 0
+
+
+class MedianPruner(Section):
+    """Stop a trial whose best value so far is worse than the median of the others at that epoch."""
+
+    type: Literal["median"] = "median"
+    startup_trials: int = Field(default=5, ge=0)
+    warmup_epochs: int = Field(default=0, ge=0)
+
+
+class SuccessiveHalvingPruner(Section):
+    """Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934)."""
+
+    type: Literal["successive_halving"]
+    min_epochs: int = Field(default=1, ge=1)
+    reduction_factor: int = Field(default=4, ge=2)
+
+
+class HyperbandPruner(Section):
+    """Hyperband (Li et al., JMLR 2018, arXiv 1603.06560) over brackets of successive halving."""
+
+    type: Literal["hyperband"]
+    min_epochs: int = Field(default=1, ge=1)
+    reduction_factor: int = Field(default=3, ge=2)
+
+
+class NoPruner(Section):
+    """Every trial runs to its last epoch."""
+
+    type: Literal["none"]
+
+
+Pruner = Annotated[MedianPruner | SuccessiveHalvingPruner | HyperbandPruner | NoPruner, Field(discriminator="type")]
+
+
+class Tracking(Section):
+    """Where MLflow keeps the runs; default: `MLFLOW_TRACKING_URI`, else SQLite under mlruns/."""
+
+    uri: str | None = None
+
+
+Baseline = Annotated[dict[str, Scalar], Field(min_length=1)]
+
+
+class Study(Section):
+    """One search: which experiment, over which space, for which metric, within which budget.
+
+    `name` is the stem of its file; it is not a YAML field.
+
+    Raises:
+        pydantic.ValidationError: a field or a rule between fields is broken (files: `load_study`).
+    """
+
+    experiment: Experiment
+    metric: str = "val/accuracy"
+    direction: Literal["maximize", "minimize"] = "maximize"
+    budget: Budget
+    batch: int = Field(default=8, ge=1)
+    sampler: Sampler = Sampler()
+    pruner: Pruner = MedianPruner()
+    space: dict[str, Distribution] = Field(min_length=1)
+    baselines: Annotated[tuple[Baseline, ...], Field(strict=False)] = ()
+    storage: str | None = Field(default=None, exclude=True)
+    tracking: Tracking = Field(default=Tracking(), exclude=True)
+    name: str = Field(default="study", exclude=True, pattern=NAME)
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, metric: str) -> str:
+        return val_metric(metric)
+
+    @field_validator("direction")
+    @classmethod
+    def _direction_of_metric(cls, direction: str, info: ValidationInfo) -> str:
+        metric = info.data.get("metric")
+        if metric and direction != VAL_METRICS[metric]:
+            raise broken(f"must be {VAL_METRICS[metric]} for {metric}, got {direction!r}")
+        return direction
+
+    @model_validator(mode="after")
+    def _rules(self) -> "Study":
+        problems = study_problems(
+            space=self.space, sampler=self.sampler.type, baselines=self.baselines, experiment=self.experiment
+        )
+        raise_if_any(problems, type(self))
+        return self
+
+    def suggest(self, trial: Trial) -> dict[str, Scalar]:
+        """Return a value for each field of the space, asked of `trial`."""
+        return {name: _suggest(trial, name, distribution) for name, distribution in self.space.items()}
+
+    def sample(self, trial: Trial) -> Experiment:
+        """Return the experiment with the fields of the space filled in by `trial`."""
+        return self.experiment.replace(self.suggest(trial))
+
+    def better(self, a: float, b: float) -> bool:
+        """Return whether value `a` is strictly better than `b` in the study's direction."""
+        return a > b if self.direction == "maximize" else a < b
+
+    def grid(self) -> list[dict[str, Scalar]]:
+        """Return every point of a grid study, the last parameter of the space varying fastest."""
+        points: list[dict[str, Scalar]] = [{}]
+        for name, distribution in self.space.items():
+            points = [{**point, name: value} for point in points for value in grid_values(distribution)]
+        return points
+
+    @property
+    def total_trials(self) -> int:
+        """The trials that end the search: `n_trials`, for a grid at most its size."""
+        if self.sampler.type != "grid":
+            return self.budget.n_trials
+        points = {frozenset(point.items()) for point in (*self.grid(), *self.baselines)}
+        return min(self.budget.n_trials, len(points))
+
+
+def _suggest(trial: Trial, name: str, distribution: Distribution) -> Scalar:
+    d = distribution
+    if isinstance(d, Float):
+        return trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
+    if isinstance(d, Int):
+        return trial.suggest_int(name, d.low, d.high, step=d.step or 1, log=d.log)
+    choice: Scalar = trial.suggest_categorical(name, d.choices)
+    return choice

@@ -1,0 +1,48 @@
+"""Where things lie: the working directory, and the generated folder that may be deleted at any time."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """`root` holds experiments/, studies/ and data; `mlruns` everything generated. Both are absolute."""
+
+    root: Path
+    mlruns: Path
+
+    @classmethod
+    def at(cls, root: Path | None = None, mlruns: Path | None = None) -> "Workspace":
+        """Return the workspace of a directory (default: the current one).
+
+        `mlruns` defaults to `FTTUNE_MLRUNS`, else `<root>/mlruns`.
+        """
+        root = (root or Path.cwd()).resolve()
+        chosen = mlruns or Path(os.environ.get("FTTUNE_MLRUNS") or "mlruns")
+        return cls(root, (root / chosen).resolve())
+
+    @property
+    def cache(self) -> Path:
+        """Decoded images, downloaded data sets, checkpoints on their way to MLflow."""
+        return self.mlruns / "cache"
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's artifacts."""
+        return self.mlruns / "artifacts"
+
+    @property
+    def locks(self) -> Path:
+        """Lock files; a lock ends with its owner."""
+        return self.mlruns / "locks"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """MLflow's own store, unless the study or `MLFLOW_TRACKING_URI` names another."""
+        return f"sqlite:///{self.mlruns / 'mlflow.db'}"
+
+    @property
+    def optuna_uri(self) -> str:
+        """Optuna's own store, unless the study names another."""
+        return f"sqlite:///{self.mlruns / 'optuna.db'}"

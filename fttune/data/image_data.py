@@ -1,0 +1,53 @@
+"""What the data room hands out. Plain data; knows neither sources nor decoding."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How any image becomes a square of pixels.
+
+    `resize` is the shorter side before the centre crop, in pixels, and at least `image_size`;
+    `interpolation` is the value of a `torchvision.transforms.InterpolationMode`, such as `"bilinear"`.
+    """
+
+    resize: int
+    image_size: int
+    interpolation: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split, decoded: `images` (N, H, W, 3) uint8, memory-mapped and read-only; `labels` (N,) int64.
+
+    `names` are paths relative to the data, or `<data set>[index]`. The order is that of the names, so it
+    depends neither on the file system nor on the rows of a table.
+    """
+
+    images: Pixels
+    labels: torch.Tensor
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Decoded train and val images, and what is known of the sealed test split.
+
+    `classes[label]` is a class's name. `n_test` counts the test images, which nothing here opens; it is 0 without
+    a test split and also for the test split that a torchvision data set ships, which is not even listed.
+    `fingerprint` is a sha256 in hex of the content, whatever the paths, the listing order and the geometry.
+    `notices` are to be shown to the user once.
+    """
+
+    classes: tuple[str, ...]
+    train: Part
+    val: Part | None
+    n_test: int
+    fingerprint: str
+    notices: tuple[str, ...]

@@ -1,0 +1,128 @@
+"""From the `data` section to decoded arrays: list, split, hash, decode. The test split is counted, never opened."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from fttune.config.sections import Data
+from fttune.data.classes import class_names, keep_classes
+from fttune.data.image_data import Geometry, ImageData, Part, Pixels
+from fttune.data.images import Unreadable, content_hash, decoder_threads, in_order
+from fttune.data.listing import Sample, lines, some
+from fttune.data.sources import list_samples
+from fttune.data.splits import Splits, limit_per_class, split_samples
+from fttune.data.store import decoded
+from fttune.errors import DataError
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The readable samples of a split with their pixels and content hashes, and the reasons of the others."""
+
+    samples: tuple[Sample, ...]
+    hashes: tuple[str, ...]
+    images: Pixels
+    unreadable: Mapping[str, str]
+    notices: tuple[str, ...]
+
+
+def load_data(data: Data, geometry: Geometry, *, cache: Path, root: Path) -> ImageData:
+    """Return the images of train and val, decoded once and memory-mapped from `cache`, with labels and classes.
+
+    `data.path` is relative to `root`; downloads and decoded arrays lie below `cache`. With `data.augment: standard`
+    the training images are the central squares of side `geometry.resize`, all others of side `geometry.image_size`.
+
+    Raises:
+        DataError: a missing path, a broken table, classes or splits that cannot be used, unreadable images.
+    """
+    listing = list_samples(data, root=root, cache=cache)
+    splits = split_samples(keep_classes(listing.samples, data.classes), data.split)
+    splits = replace(splits, train=limit_per_class(splits.train, data.limit_per_class, data.split.seed))
+    classes = class_names(splits)
+    train_side = geometry.resize if data.augment == "standard" else geometry.image_size
+    train = _read(splits.train, geometry, train_side, cache)
+    val = _read(splits.val, geometry, geometry.image_size, cache) if splits.val else None
+    skipped = _skipped({**train.unreadable, **(val.unreadable if val else {})}, data.on_bad_image)
+    if skipped:
+        _require_all_classes(splits, train, val)
+    return ImageData(
+        classes=classes,
+        train=_part(train, classes),
+        val=_part(val, classes) if val else None,
+        n_test=len(splits.test),
+        fingerprint=fingerprint(classes, train=_contents(train), val=_contents(val), test=splits.test),
+        notices=(*listing.notices, *skipped, *train.notices, *(val.notices if val else ())),
+    )
+
+
+def fingerprint(
+    classes: Sequence[str],
+    *,
+    train: Sequence[tuple[str, str]],
+    val: Sequence[tuple[str, str]],
+    test: Sequence[Sample],
+) -> str:
+    """Return the sha256 of classes, (label, content hash) of train and val, and (name, label) of test, in hex."""
+    content = {
+        "classes": list(classes),
+        "train": sorted(train),
+        "val": sorted(val),
+        "test": sorted((sample.name, sample.label) for sample in test),
+    }
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _read(samples: tuple[Sample, ...], geometry: Geometry, side: int, cache: Path) -> _Read:
+    with decoder_threads() as pool:
+        hashes = list(in_order(pool, content_hash, (sample.image for sample in samples)))
+    unreadable = {s.name: h.reason for s, h in zip(samples, hashes, strict=True) if isinstance(h, Unreadable)}
+    hashed = [(s, h) for s, h in zip(samples, hashes, strict=True) if isinstance(h, str)]
+    store = decoded(
+        [sample.image for sample, _ in hashed],
+        [digest for _, digest in hashed],
+        geometry=geometry,
+        side=side,
+        folder=cache / "decoded",
+    )
+    unreadable |= {hashed[index][0].name: reason for index, reason in store.unreadable.items()}
+    kept = [(s, h) for s, h in hashed if s.name not in unreadable]
+    notices = (f"{store.repaired} was damaged and has been written anew",) if store.repaired else ()
+    return _Read(tuple(s for s, _ in kept), tuple(h for _, h in kept), store.images, unreadable, notices)
+
+
+def _skipped(unreadable: Mapping[str, str], on_bad_image: str) -> tuple[str, ...]:
+    """Return the notice about images that are left out, or refuse them all."""
+    if not unreadable:
+        return ()
+    if on_bad_image == "skip":
+        return (f"left out {len(unreadable)} unreadable images: {some(unreadable)}",)
+    reasons = lines(f"{name}: {reason}" for name, reason in unreadable.items())
+    raise DataError(
+        f"{len(unreadable)} images cannot be read, but all of train and val must be; "
+        f"repair or remove them, or set data.on_bad_image: skip{reasons}"
+    )
+
+
+def _require_all_classes(splits: Splits, train: _Read, val: _Read | None) -> None:
+    """Refuse data of which the unreadable images took a whole class or the whole of val."""
+    for split, wanted, read in (("train", splits.train, train), ("val", splits.val, val)):
+        remaining = {sample.label for sample in read.samples} if read else set()
+        if lost := sorted({sample.label for sample in wanted} - remaining):
+            raise DataError(
+                f"no readable image of {some(lost, 20)} is left in {split}; every class needs one; repair the images, "
+                "or name the other classes in data.classes"
+            )
+
+
+def _contents(read: _Read | None) -> list[tuple[str, str]]:
+    return [(s.label, h) for s, h in zip(read.samples, read.hashes, strict=True)] if read else []
+
+
+def _part(read: _Read, classes: Sequence[str]) -> Part:
+    position = {name: index for index, name in enumerate(classes)}
+    labels = torch.tensor([position[sample.label] for sample in read.samples], dtype=torch.int64)
+    return Part(read.images, labels, tuple(sample.name for sample in read.samples))

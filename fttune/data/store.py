@@ -1,0 +1,104 @@
+"""The decode store: every split is decoded once, into a .npy that is memory-mapped ever after.
+
+A store is two files: `<key>.npy` with a row per image, readable ones first, and `<key>.json` with the images that
+could not be decoded, so that a warm store complains like a cold one. Knows no labels.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from fttune.data.image_data import Geometry, Pixels
+from fttune.data.images import Unreadable, decode, decoder_threads, in_order
+from fttune.data.listing import ImageSource
+
+_FORMAT = "fttune-decoded-1"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """`images` (n, side, side, 3) uint8 of the readable sources in order; `unreadable` index -> reason of the rest."""
+
+    images: Pixels
+    unreadable: Mapping[int, str]
+    repaired: Path | None = None
+
+
+def decoded(
+    sources: Sequence[ImageSource], hashes: Sequence[str], *, geometry: Geometry, side: int, folder: Path
+) -> Decoded:
+    """Return the pixels of `sources`, whose content hashes are `hashes`, decoding them only if no store has them.
+
+    `repaired` is a store that was there but damaged, and has been written anew.
+    """
+    file = folder / f"{store_key(hashes, geometry, side)}.npy"
+    shape = (len(sources), side, side, 3)
+    found = _open(file, shape)
+    if found is not None:
+        return found
+    damaged = file if file.exists() else None
+    _write(file, sources, geometry, shape)
+    written = _open(file, shape)
+    if written is None:
+        raise OSError(f"{file} changed while it was being written")
+    return Decoded(written.images, written.unreadable, damaged)
+
+
+def store_key(hashes: Sequence[str], geometry: Geometry, side: int) -> str:
+    """Return the sha256 of all that decides the pixels, in hex."""
+    parts = [_FORMAT, geometry.resize, geometry.interpolation, side, list(hashes)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _open(file: Path, shape: tuple[int, ...]) -> Decoded | None:
+    try:
+        listed = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        unreadable = {int(index): str(reason) for index, reason in listed.items()}
+        images = npy.open_memmap(file, mode="r")
+    except (OSError, ValueError, AttributeError):
+        return None
+    if images.shape != shape or images.dtype != np.uint8 or len(unreadable) > shape[0]:
+        return None
+    return Decoded(images[: shape[0] - len(unreadable)], unreadable)
+
+
+def _write(file: Path, sources: Sequence[ImageSource], geometry: Geometry, shape: tuple[int, ...]) -> None:
+    """Decode into temporary files of the same folder and rename them; the .npy last, since it makes the store."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unreadable: dict[int, str] = {}
+    one = partial(decode, geometry=geometry, side=shape[1])
+    with _replacing(file) as rows, decoder_threads() as pool:
+        npy.write_array_header_1_0(rows, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        end = rows.tell() + int(np.prod(shape))
+        for index, pixels in enumerate(in_order(pool, one, sources)):
+            if isinstance(pixels, Unreadable):
+                unreadable[index] = pixels.reason
+            else:
+                rows.write(pixels.tobytes())
+        rows.truncate(end)
+        with _replacing(file.with_suffix(".json")) as notes:
+            notes.write(json.dumps(unreadable).encode())
+
+
+@contextmanager
+def _replacing(file: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file that takes the place of `file` once it is safely on disk, and vanishes on failure."""
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as temporary:
+            yield temporary
+            temporary.flush()
+            os.fsync(temporary.fileno())
+        Path(name).replace(file)
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -1,0 +1,95 @@
+"""Every error that fttune raises on purpose.
+
+FttuneError
+├── BadInput                 exit 2: something the user wrote or pointed to
+│   ├── ConfigError          a YAML file or an override; carries all its problems at once
+│   ├── DataError            images, labels, splits
+│   ├── WeightsError         a checkpoint or pretrained weights
+│   ├── StudyChanged         the study on disk is not the study in the store
+│   └── StoreError           mlruns/ moved or unreadable
+└── WorkFailed               exit 1: the input was fine, the work was not
+    ├── Diverged             a loss or metric became NaN or infinite
+    ├── TooManyFailures      `budget.max_failed` trials in a row failed
+    ├── StudyBusy            another process searches this study
+    └── TrackingFailed       MLflow did not take what was logged
+
+Interrupted                  a BaseException, so that no `except Exception` swallows it: exit 128 + signal
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class FttuneError(Exception):
+    """Base of all errors; `str()` is the message for the user, `exit_code` the process's."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class BadInput(FttuneError):
+    """Raised before anything is written: the user's input cannot be used as it stands."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One broken rule: a dotted field (empty for the whole file), and rule with value."""
+
+    field: str
+    message: str
+
+
+class ConfigError(BadInput):
+    """Every problem of one file, printed one per line as `file: field: rule, value`."""
+
+    def __init__(self, file: str, problems: Iterable[Problem]) -> None:
+        self.file = file
+        self.problems = tuple(problems)
+        lines = [f"{file}: {p.field}: {p.message}" if p.field else f"{file}: {p.message}" for p in self.problems]
+        super().__init__("\n".join(lines))
+
+
+class DataError(BadInput):
+    """The images, labels or splits cannot be used; names every offending file or class."""
+
+
+class WeightsError(BadInput):
+    """A checkpoint or pretrained weights cannot be loaded; names keys, file and the way out."""
+
+
+class StudyChanged(BadInput):
+    """The stored study was made from another configuration or other data; shows the difference."""
+
+
+class StoreError(BadInput):
+    """The generated folder cannot be used as it stands."""
+
+
+class WorkFailed(FttuneError):
+    """The input was accepted, but the work ended without a result."""
+
+
+class Diverged(WorkFailed):
+    """A loss or metric became NaN or infinite."""
+
+
+class TooManyFailures(WorkFailed):
+    """`budget.max_failed` trials in a row failed; carries the last cause."""
+
+
+class StudyBusy(WorkFailed):
+    """Another process searches this study."""
+
+
+class TrackingFailed(WorkFailed):
+    """MLflow did not take what was logged."""
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived; the same command continues the work."""
+
+    def __init__(self, signum: int) -> None:
+        self.exit_code = 128 + signum
+        super().__init__(signum)

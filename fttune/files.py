@@ -1,0 +1,31 @@
+"""Write files so that no half file is ever visible under its name. Standard library only."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(file: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file beside `file`, flush it to disk, and give it its name.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; what stood under the name is untouched.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp{file.suffix}")
+    try:
+        write(temporary)
+        _flush(temporary)
+        temporary.replace(file)
+        _flush(file.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,54 @@
+"""What a search found, as a table: rows to pandas to text and JSON. Knows neither Optuna nor MLflow."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial: its number, state, value, the values of the space, and what it cost.
+
+    `state` is complete, pruned, diverged, failed or running; `seconds` is wall time.
+    """
+
+    number: int
+    state: str
+    value: float | None
+    params: Mapping[str, Any]
+    best_epoch: int | None
+    trainable_parameters: int | None
+    seconds: float | None
+
+
+def table(rows: Sequence[TrialRow]) -> pd.DataFrame:
+    """Return one line per trial in the order of `rows`, the values of the space as columns."""
+    fixed = ("number", "state", "value")
+    measured = ("best_epoch", "trainable_parameters", "seconds")
+    records = [
+        {name: getattr(row, name) for name in fixed}
+        | dict(row.params)
+        | {name: getattr(row, name) for name in measured}
+        for row in rows
+    ]
+    frame = pd.DataFrame.from_records(records)
+    whole = {name: "Int64" for name in ("best_epoch", "trainable_parameters") if name in frame}
+    return frame.astype(whole)
+
+
+def as_text(frame: pd.DataFrame) -> str:
+    """Return a table for people: numbers of four digits, missing ones as a dash."""
+    text: str = frame.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.4g}")
+    return text
+
+
+def as_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a table for JSON: a dict per line, missing numbers as None."""
+    plain = frame.astype(object).where(frame.notna(), None)
+    return [{str(name): _plain(value) for name, value in record.items()} for record in plain.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value

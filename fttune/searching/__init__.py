@@ -1,0 +1,18 @@
+"""Ask, run, tell; resume; prune. The only room that imports optuna."""
+
+from fttune.searching.search import Asked, Objective, Outcome, search
+from fttune.searching.store import counted, current_name, facts_of, open_storage, open_study, ranked, study_lock
+
+__all__ = [
+    "Asked",
+    "Objective",
+    "Outcome",
+    "counted",
+    "current_name",
+    "facts_of",
+    "open_storage",
+    "open_study",
+    "ranked",
+    "search",
+    "study_lock",
+]

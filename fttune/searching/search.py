@@ -1,0 +1,188 @@
+"""Ask, run, tell until the budget is spent. Knows Optuna and the budget; what a trial does, the objective knows."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from fttune.config import Study
+from fttune.errors import TooManyFailures
+from fttune.searching.samplers import sampler_for
+from fttune.searching.store import FACTS, TrialFacts, counted, facts_of
+
+PRUNED_AT = "fttune.pruned_at"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One trial to run.
+
+    `values` are the fields of the space, to be filled into the experiment. `resumed` says that an earlier process
+    has begun this trial. `prune(epoch, value)` reports the metric of an epoch, counted from 1, and answers whether
+    to stop there.
+    """
+
+    number: int
+    resumed: bool
+    values: Mapping[str, Any]
+    prune: Callable[[int, float], bool]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended; `value` belongs to complete trials, `cause` to failed and diverged ones."""
+
+    state: Literal["complete", "pruned", "diverged", "failed"]
+    value: float | None = None
+    trainable_parameters: int | None = None
+    best_epoch: int | None = None
+    cause: str | None = None
+
+
+class Objective(Protocol):
+    """Runs one trial; a failure of the trial is an outcome, an exception ends the search."""
+
+    def __call__(self, asked: Asked) -> Outcome: ...
+
+
+def search(study: Study, stored: optuna.Study, objective: Objective) -> None:
+    """Run trials until `study.total_trials` are complete or pruned, or the time is up.
+
+    Trials are asked in blocks of `batch` consecutive numbers before any of the block runs. Trials that an earlier
+    process left running come first, under their own numbers.
+
+    Raises:
+        TooManyFailures: `budget.max_failed` trials in a row failed.
+    """
+    for baseline in study.baselines:
+        stored.enqueue_trial(baseline, skip_if_exists=True)
+    failed_in_a_row = 0
+    while counted(stored) < study.total_trials and not _out_of_time(study, stored):
+        for trial, resumed in _next_block(study, stored):
+            if _out_of_time(study, stored):
+                _give_up(stored, cause="budget.timeout_minutes was reached before it began")
+                break
+            outcome = _run(trial, resumed, objective)
+            failed_in_a_row = failed_in_a_row + 1 if outcome.state == "failed" else 0
+            if failed_in_a_row >= study.budget.max_failed:
+                _give_up(stored, cause="the search ended before it began")
+                raise TooManyFailures(
+                    f"{failed_in_a_row} trials in a row failed (budget.max_failed), the last one, "
+                    f"trial {trial.number}, because: {outcome.cause}"
+                )
+
+
+def _next_block(study: Study, stored: optuna.Study) -> list[tuple[Trial, bool]]:
+    """Return the block to run: what is left running of it, and the rest of it asked now."""
+    running = [t for t in stored.get_trials(deepcopy=False) if t.state is TrialState.RUNNING]
+    block = [(_attach(study, stored, t), True) for t in running]
+    room = study.total_trials - counted(stored) - len(running)
+    first = running[0].number if running else _next_number(stored)
+    end = (first // study.batch + 1) * study.batch
+    while room > 0 and _next_number(stored) < end:
+        block.append((_ask(study, stored), False))
+        room -= 1
+    return block
+
+
+def _next_number(stored: optuna.Study) -> int:
+    trials = stored.get_trials(deepcopy=False)
+    waiting = [t.number for t in trials if t.state is TrialState.WAITING]
+    return min(waiting, default=len(trials))
+
+
+def _ask(study: Study, stored: optuna.Study) -> Trial:
+    stored.sampler = sampler_for(study, _next_number(stored))
+    if study.sampler.type == "grid" and (point := _next_grid_point(study, stored)) is not None:
+        stored.enqueue_trial(point)
+    trial = stored.ask()
+    study.suggest(trial)
+    return trial
+
+
+def _attach(study: Study, stored: optuna.Study, frozen: FrozenTrial) -> Trial:
+    """Return a running trial of an earlier process as it was: number and parameters stay."""
+    stored.sampler = sampler_for(study, frozen.number)
+    trial = Trial(stored, frozen._trial_id)
+    study.suggest(trial)
+    return trial
+
+
+def _next_grid_point(study: Study, stored: optuna.Study) -> dict[str, str | int | float | bool] | None:
+    """Return the first point that no trial has; a failed trial's point is tried again. None while one is waiting."""
+    trials = [t for t in stored.get_trials(deepcopy=False) if t.state is not TrialState.FAIL]
+    if any(t.state is TrialState.WAITING for t in trials):
+        return None
+    done = [t.params for t in trials]
+    return next((point for point in study.grid() if point not in done), None)
+
+
+def _run(trial: Trial, resumed: bool, objective: Objective) -> Outcome:
+    started = time.monotonic()
+    asked = Asked(trial.number, resumed, trial.params, _pruning(trial))
+    outcome = objective(asked)
+    facts = TrialFacts(
+        state=outcome.state,
+        seconds=time.monotonic() - started,
+        trainable_parameters=outcome.trainable_parameters,
+        best_epoch=outcome.best_epoch,
+        cause=outcome.cause,
+    )
+    trial.set_user_attr(FACTS, json.dumps(asdict(facts)))
+    _tell(trial, outcome)
+    return outcome
+
+
+def _tell(trial: Trial, outcome: Outcome) -> None:
+    if outcome.state == "complete":
+        trial.study.tell(trial, outcome.value)
+    elif outcome.state == "failed":
+        trial.study.tell(trial, state=TrialState.FAIL)
+    else:
+        if outcome.state == "diverged":
+            # Optuna gives a pruned trial its last report as value; a NaN there leaves it without one, as it should be.
+            last = trial.study.get_trials(deepcopy=False)[trial.number].last_step or 0
+            trial.report(math.nan, step=last + 1)
+        trial.study.tell(trial, state=TrialState.PRUNED)
+
+
+def _pruning(trial: Trial) -> Callable[[int, float], bool]:
+    """Return the trial's `prune`. What an earlier process reported is not reported, nor asked, a second time."""
+    frozen = trial.study.get_trials(deepcopy=False)[trial.number]
+    reported = frozen.last_step or 0
+    pruned_at = frozen.user_attrs.get(PRUNED_AT)
+
+    def prune(epoch: int, value: float) -> bool:
+        if pruned_at is not None:
+            return bool(epoch >= pruned_at)
+        if epoch < reported:
+            return False
+        if epoch > reported:
+            trial.report(value, step=epoch)
+        if not trial.should_prune():
+            return False
+        trial.set_user_attr(PRUNED_AT, epoch)
+        return True
+
+    return prune
+
+
+def _out_of_time(study: Study, stored: optuna.Study) -> bool:
+    if study.budget.timeout_minutes is None:
+        return False
+    facts = [facts_of(trial) for trial in stored.get_trials(deepcopy=False)]
+    return sum(f.seconds for f in facts if f) >= 60 * study.budget.timeout_minutes
+
+
+def _give_up(stored: optuna.Study, *, cause: str) -> None:
+    """Tell the asked trials that will not run; they do not count, and nothing stays running."""
+    for trial in stored.get_trials(deepcopy=False):
+        if trial.state is TrialState.RUNNING:
+            facts = TrialFacts(state="failed", seconds=0.0, cause=cause)
+            Trial(stored, trial._trial_id).set_user_attr(FACTS, json.dumps(asdict(facts)))
+            stored.tell(trial.number, state=TrialState.FAIL)

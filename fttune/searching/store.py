@@ -1,0 +1,143 @@
+"""A study in Optuna's storage: opened or made, its identity held, its generations named, its trials ranked."""
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import make_url
+
+from fttune.config import Study
+from fttune.config.fingerprint import Identity, differences
+from fttune.errors import StoreError, StudyBusy, StudyChanged
+from fttune.searching.samplers import pruner_for
+
+IDENTITY = "fttune.identity"
+FACTS = "fttune"
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(frozen=True)
+class TrialFacts:
+    """What a finished trial stores beside Optuna's own record."""
+
+    state: str
+    seconds: float
+    trainable_parameters: int | None = None
+    best_epoch: int | None = None
+    cause: str | None = None
+
+
+def open_storage(uri: str, *, locks: Path) -> RDBStorage:
+    """Return the storage at `uri`; its tables are made once, under a lock.
+
+    Raises:
+        StoreError: the database is unreadable, or was written by another version of Optuna.
+    """
+    options: dict[str, Any] = {}
+    url = make_url(uri)
+    if url.get_backend_name() == "sqlite":
+        options = {"connect_args": {"timeout": 60}}
+        if url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    locks.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(locks / "optuna-schema.lock"):
+            return RDBStorage(uri, engine_kwargs=options)
+    except RuntimeError as error:
+        raise StoreError(f"{url.render_as_string()}: Optuna cannot use this store: {error}") from error
+
+
+@contextmanager
+def study_lock(name: str, *, locks: Path) -> Iterator[None]:
+    """Hold the right to search a study; the operating system frees it when its owner dies.
+
+    Raises:
+        StudyBusy: another process holds it.
+    """
+    locks.mkdir(parents=True, exist_ok=True)
+    owner = locks / f"study-{name}.owner"
+    try:
+        with FileLock(locks / f"study-{name}.lock", timeout=0):
+            owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+            yield
+    except Timeout:
+        who = "another process"
+        with suppress(OSError):
+            who = owner.read_text(encoding="utf-8") or who
+        raise StudyBusy(f"study {name} is being searched by {who}; wait for it, or stop it first") from None
+
+
+def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bool = False) -> optuna.Study:
+    """Return the study's newest generation in the store, made now if there is none.
+
+    Generation g > 1 is called `<name>@<g>`; `new` begins one.
+
+    Raises:
+        StudyChanged: the stored study has another identity; the difference is shown.
+    """
+    name = current_name(study.name, storage, following=new)
+    if name not in optuna.get_all_study_names(storage):
+        made = optuna.create_study(
+            study_name=name, storage=storage, direction=study.direction, pruner=pruner_for(study)
+        )
+        made.set_user_attr(IDENTITY, dict(identity))
+        return made
+    stored = optuna.load_study(study_name=name, storage=storage, pruner=pruner_for(study))
+    old = stored.user_attrs.get(IDENTITY)
+    if old is None:  # killed between the two writes above, before anything was asked
+        stored.set_user_attr(IDENTITY, dict(identity))
+    elif changed := differences(old, identity):
+        lines = "\n".join(f"  {line}" for line in changed)
+        raise StudyChanged(
+            f"study {name} is not what it was when its trials ran:\n{lines}\n"
+            "undo the change, or start a fresh generation beside the old one with --new"
+        )
+    return stored
+
+
+def current_name(name: str, storage: RDBStorage, *, following: bool = False) -> str:
+    """Return the name of a study's newest generation, or of the one after it."""
+    taken = set(optuna.get_all_study_names(storage))
+    generation = 1
+    while _generation(name, generation + 1) in taken:
+        generation += 1
+    if following and name in taken:
+        generation += 1
+    return _generation(name, generation)
+
+
+def _generation(name: str, generation: int) -> str:
+    return name if generation == 1 else f"{name}@{generation}"
+
+
+def facts_of(trial: FrozenTrial) -> TrialFacts | None:
+    """Return what fttune stored about a trial, None when it has not finished."""
+    stored = trial.user_attrs.get(FACTS)
+    return TrialFacts(**json.loads(stored)) if stored else None
+
+
+def counted(stored: optuna.Study) -> int:
+    """Return how many trials count towards the budget: complete and pruned ones."""
+    return len(stored.get_trials(deepcopy=False, states=COUNTED))
+
+
+def ranked(stored: optuna.Study) -> list[FrozenTrial]:
+    """Return the complete trials, best first; equal values rank by fewer trained parameters, then lower number."""
+    sign = -1 if stored.direction is optuna.study.StudyDirection.MAXIMIZE else 1
+
+    def key(trial: FrozenTrial) -> tuple[float, float, int]:
+        facts = facts_of(trial)
+        size = facts.trainable_parameters if facts and facts.trainable_parameters is not None else float("inf")
+        assert trial.value is not None, "a complete trial has a value"
+        return sign * trial.value, size, trial.number
+
+    return sorted(stored.get_trials(deepcopy=False, states=[TrialState.COMPLETE]), key=key)

@@ -1,0 +1,185 @@
+"""MLflow as a place to write events to. The only module that imports mlflow; blocking, used by one thread."""
+
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+# Set before mlflow is imported: it would report usage over the network, and wait minutes for a dead server.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+from filelock import FileLock
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.tracking import MlflowClient
+
+from fttune.errors import StoreError
+from fttune.training.events import Described, EpochEnded, Event, FileSaved, ModelSaved, RunClosed, RunOpened
+
+RUN = "fttune.run"
+STATUS = {
+    "complete": "FINISHED",
+    "pruned": "KILLED",
+    "interrupted": "KILLED",
+    "diverged": "FAILED",
+    "failed": "FAILED",
+}
+MAX_BATCH = 100
+
+
+class MlflowStore:
+    """Writes events of runs that are named by keys; each event is one or two requests."""
+
+    def __init__(self, uri: str, *, artifacts: Path, locks: Path) -> None:
+        """Open the store and make its tables, once, under a lock.
+
+        Raises:
+            StoreError: the generated folder was moved since its artifacts were written.
+        """
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self.uri, self.artifacts = uri, artifacts
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / "mlflow-schema.lock"):
+            self.client = MlflowClient(uri)
+            self._refuse_moved_artifacts()
+        self._runs: dict[str, str] = {}
+        self._logged: dict[str, int] = {}
+
+    def write(self, run: str, event: Event) -> None:
+        """Store one event; those that are for people only are passed over."""
+        if isinstance(event, RunOpened):
+            self._open(run, event)
+        elif isinstance(event, Described):
+            self.client.log_batch(self._runs[run], tags=_tags(event.tags))
+        elif isinstance(event, EpochEnded):
+            self._log_epoch(run, event)
+        elif isinstance(event, FileSaved):
+            self.client.log_artifact(self._runs[run], str(event.path), event.folder)
+        elif isinstance(event, ModelSaved):
+            self._log_model(run, event)
+        elif isinstance(event, RunClosed):
+            self._close(run, event)
+
+    def find_run(self, experiment: str, tags: Mapping[str, str], *, status: str | None = None) -> Run | None:
+        """Return the newest run of an experiment that carries all the tags."""
+        found = self.client.get_experiment_by_name(experiment)
+        if found is None:
+            return None
+        wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+        wanted += [f"attributes.status = '{status}'"] if status else []
+        runs = self.client.search_runs([found.experiment_id], " and ".join(wanted), max_results=1)
+        return runs[0] if runs else None
+
+    def find_checkpoint(self, experiment: str, tags: Mapping[str, str]) -> Path | None:
+        """Return `best.safetensors` of the newest finished run with these tags, as a local file."""
+        run = self.find_run(experiment, tags, status="FINISHED")
+        if run is None:
+            return None
+        return Path(self.client.download_artifacts(run.info.run_id, "checkpoint")) / "best.safetensors"
+
+    def comparison(self, experiment: str, keys: list[str]) -> str | None:
+        """Return the path of MLflow's page that compares the runs of these keys, None when there are none."""
+        found = self.client.get_experiment_by_name(experiment)
+        runs = [self.find_run(experiment, {RUN: key}) for key in keys]
+        ids = [run.info.run_id for run in runs if run is not None]
+        if found is None or not ids:
+            return None
+        return f"/#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([found.experiment_id]))}"
+
+    def _open(self, key: str, event: RunOpened) -> None:
+        experiment_id = self._experiment(event.experiment)
+        run = self.find_run(event.experiment, {RUN: key}) if event.reopen else None
+        if run is not None:
+            self.client.update_run(run.info.run_id, status="RUNNING")
+            history = self.client.get_metric_history(run.info.run_id, "train/loss")
+            self._logged[key] = max((point.step for point in history), default=0)
+        else:
+            tags = {RUN: key, **event.tags}
+            if event.parent is not None:
+                tags["mlflow.parentRunId"] = self._runs[event.parent]
+            run = self.client.create_run(experiment_id, run_name=event.name, tags=tags)
+        self._runs[key] = run.info.run_id
+        self._log_params(run.info.run_id, event.params)
+
+    def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        entries = [Param(name, _param(value)) for name, value in params.items()]
+        for start in range(0, len(entries), MAX_BATCH):
+            self.client.log_batch(run_id, params=entries[start : start + MAX_BATCH])
+
+    def _log_epoch(self, key: str, event: EpochEnded) -> None:
+        """Log an epoch, unless an earlier process did: MLflow would keep both points."""
+        if event.epoch > self._logged.get(key, 0):
+            points = [Metric(n, v, event.unix_ms, event.epoch) for n, v in event.metrics.items()]
+            self.client.log_batch(self._runs[key], metrics=points)
+
+    def _close(self, key: str, event: RunClosed) -> None:
+        now = time.time_ns() // 1_000_000
+        metrics = [Metric(name, value, now, 0) for name, value in event.metrics.items()]
+        tags = _tags({"fttune.state": event.state, **event.tags})
+        self.client.log_batch(self._runs[key], metrics=metrics, tags=tags)
+        self.client.set_terminated(self._runs[key], STATUS[event.state])
+
+    def _log_model(self, key: str, event: ModelSaved) -> None:
+        """Log a checkpoint as an MLflow model (torch's pt2 format), with its signature."""
+        import mlflow
+        import mlflow.pytorch
+        import torch
+
+        from fttune.models import load_model
+
+        # Two images: a batch of one would fix the exported batch dimension to one.
+        example = torch.zeros(2, 3, event.image_size, event.image_size).numpy()
+        mlflow.set_tracking_uri(self.uri)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with mlflow.start_run(run_id=self._runs[key]):
+                mlflow.pytorch.log_model(
+                    load_model(event.checkpoint),
+                    name="model",
+                    input_example=example,
+                    pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
+                )
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = self._artifact_location(name)
+        return str(self.client.create_experiment(name, artifact_location=location, tags={"fttune": "experiment"}))
+
+    def _artifact_location(self, name: str) -> str | None:
+        """Return where an experiment's artifacts go; a tracking server decides that itself."""
+        return (self.artifacts / name).as_uri() if self.uri.startswith("sqlite:") else None
+
+    def _refuse_moved_artifacts(self) -> None:
+        if not self.uri.startswith("sqlite:"):
+            return
+        for experiment in self.client.search_experiments(view_type=ViewType.ALL):
+            own = experiment.tags.get("fttune") == "experiment"
+            here = self._artifact_location(experiment.name)
+            if own and experiment.artifact_location != here:
+                old = Path(experiment.artifact_location.removeprefix("file://")).parent.parent
+                raise StoreError(
+                    f"{self.artifacts.parent}: was moved: MLflow stored its artifacts under {old}. Move it back, "
+                    f"link the old place to the new one (ln -s {self.artifacts.parent} {old}), "
+                    "or start a new folder with --mlruns DIR"
+                )
+
+
+def _tags(tags: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(name, value) for name, value in tags.items()]
+
+
+def _param(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(str(item) for item in value)
+    return str(value)

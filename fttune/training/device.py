@@ -1,0 +1,46 @@
+"""Which device trains, in which precision. Nothing falls back in silence: the choice is returned in words too."""
+
+from dataclasses import dataclass
+
+import torch
+
+from fttune.config.sections import Training
+from fttune.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device, whether bfloat16 autocast is on, and both in words."""
+
+    device: torch.device
+    bf16: bool
+    summary: str
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which forward passes run."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+def choose_device(training: Training) -> Device:
+    """Return the device of a recipe: CUDA, then MPS, then CPU for `auto`; bfloat16 on CUDA only.
+
+    Raises:
+        BadInput: the named device is not there, or bf16 is asked for where it is emulated.
+    """
+    device = torch.device(_best_available() if training.device == "auto" else training.device)
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise BadInput(f"training.device: {training.device} is not there; use auto, or check the CUDA driver")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise BadInput("training.device: mps is not there; use auto")
+    if training.precision == "bf16" and device.type != "cuda":
+        raise BadInput(f"training.precision: bf16 is emulated on {device.type} and far slower; use auto or fp32")
+    bf16 = device.type == "cuda" and training.precision != "fp32" and torch.cuda.is_bf16_supported()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    detail = "" if device.type == "mps" else f" ({name})"
+    return Device(device, bf16, f"{device}{detail}, {'bf16' if bf16 else 'fp32'}")
+
+
+def _best_available() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

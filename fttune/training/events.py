@@ -1,0 +1,101 @@
+"""What happens during a run, as data in one append-only list. Training emits it; tracking and display consume it."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunOpened:
+    """A run begins. `reopen` asks to continue the run of the same key that an earlier process left behind."""
+
+    name: str
+    experiment: str
+    parent: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    reopen: bool = False
+
+
+@dataclass(frozen=True)
+class Described:
+    """Facts that are known only once a run has started: device, sizes, versions. Values become tags."""
+
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """Metrics of one epoch, counted from 1; `unix_ms` is when it ended."""
+
+    epoch: int
+    metrics: Mapping[str, float]
+    unix_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+
+
+@dataclass(frozen=True)
+class FileSaved:
+    """A file that belongs to the run, to be stored under `folder` of its artifacts."""
+
+    path: Path
+    folder: str
+
+
+@dataclass(frozen=True)
+class ModelSaved:
+    """The checkpoint to keep as a loadable model: its file, and the size of the images it takes, in pixels."""
+
+    checkpoint: Path
+    image_size: int
+
+
+@dataclass(frozen=True)
+class RunClosed:
+    """A run ends: complete, pruned, failed, diverged or interrupted."""
+
+    state: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudyProgress:
+    """How far a study is; `best` is None until a trial is complete. For people only."""
+
+    done: int
+    total: int
+    best: float | None
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that people should be told once. For people only."""
+
+    text: str
+
+
+Event = RunOpened | Described | EpochEnded | FileSaved | ModelSaved | RunClosed | StudyProgress | Notice
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An event and the key of its run, such as `pets` or `pets/7`."""
+
+    run: str
+    event: Event
+
+
+class EventLog:
+    """An append-only list; each listener is called with each entry, in order, by the thread that appends it."""
+
+    def __init__(self, *listeners: Callable[[Entry], None]) -> None:
+        self.entries: list[Entry] = []
+        self._listeners = listeners
+
+    def append(self, run: str, event: Event) -> None:
+        """Add an event of a run."""
+        self.entries.append(entry := Entry(run, event))
+        for listener in self._listeners:
+            listener(entry)

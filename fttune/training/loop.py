@@ -1,0 +1,112 @@
+"""One epoch of training, one evaluation. Knows a run's parts, not how many epochs there are or what is kept."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fttune.config import Experiment
+from fttune.data import augment
+from fttune.freezing import Freezing
+from fttune.models import Backbone
+from fttune.training.device import Device
+from fttune.training.inputs import Inputs
+from fttune.training.metrics import classification_metrics
+from fttune.training.randomness import augmentation_generator, epoch_seed, sample_order
+from fttune.training.schedule import lr_factor
+
+EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything one run of a recipe trains with."""
+
+    experiment: Experiment
+    inputs: Inputs
+    device: Device
+    backbone: Backbone
+    freezing: Freezing
+    optimizer: torch.optim.Optimizer
+    criterion: nn.CrossEntropyLoss
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch; the last one may be smaller."""
+        return math.ceil(len(self.inputs.data.train.labels) / self.experiment.training.batch_size)
+
+
+def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], list[float]]:
+    """Train one epoch, counted from 1; return its metrics and the loss of each step.
+
+    `train/loss` is the mean over samples of the loss that was minimised, `train/accuracy` of the predictions made
+    on the way. Nothing waits for the device before the end of the epoch.
+    """
+    seed, part = run.experiment.seed, run.inputs.data.train
+    rows = sample_order(len(part.labels), seed=seed, epoch=epoch)
+    draws = augmentation_generator(seed=seed, epoch=epoch)
+    losses, hits, sizes = [], [], []
+    run.backbone.module.train()
+    run.freezing.train_mode()
+    with torch.random.fork_rng(devices=[run.device.device] if run.device.device.type == "cuda" else []):
+        torch.manual_seed(epoch_seed(seed, epoch))  # dropout
+        for index, batch in enumerate(torch.split(rows, run.experiment.training.batch_size)):
+            factor = _set_lr(run, step=(epoch - 1) * run.steps_per_epoch + index)
+            loss, correct = _step(run, batch, draws)
+            losses.append(loss)
+            hits.append(correct)
+            sizes.append(len(batch))
+    step_losses = torch.stack(losses).double().cpu()
+    weights = torch.tensor(sizes, dtype=torch.float64)
+    metrics = {
+        "train/loss": ((step_losses * weights).sum() / weights.sum()).item(),
+        "train/accuracy": (torch.stack(hits).sum() / weights.sum()).item(),
+        "lr": run.experiment.optimizer.lr * factor,
+    }
+    return metrics, step_losses.tolist()
+
+
+def evaluate(run: Run) -> dict[str, float]:
+    """Return the metrics of the validation split; empty when there is none."""
+    part = run.inputs.data.val
+    if part is None:
+        return {}
+    run.backbone.module.eval()
+    logits, labels = [], []
+    rows = torch.arange(len(part.labels))
+    with torch.inference_mode(), run.device.autocast():
+        for batch in torch.split(rows, max(EVALUATION_BATCH, run.experiment.training.batch_size)):
+            images, truth = run.inputs.batch(part, batch, run.device.device)
+            logits.append(run.backbone.module(_to_model(run, images)))
+            labels.append(truth)
+        return classification_metrics(torch.cat(logits), torch.cat(labels), prefix="val")
+
+
+def _step(run: Run, rows: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Make one update; return the loss and the number of hits, both still on the device."""
+    data = run.experiment.data
+    images, labels = run.inputs.batch(run.inputs.data.train, rows, run.device.device)
+    images = augment(images, data.augment, image_size=data.image_size, generator=draws)
+    with run.device.autocast():
+        logits = run.backbone.module(_to_model(run, images))
+        loss: Tensor = run.criterion(logits, labels)
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if (limit := run.experiment.optimizer.clip_grad_norm) is not None:
+        nn.utils.clip_grad_norm_(run.backbone.module.parameters(), limit)
+    run.optimizer.step()
+    return loss.detach(), (logits.argmax(1) == labels).sum()
+
+
+def _to_model(run: Run, images: Tensor) -> Tensor:
+    """Normalise; keep channels-last memory on CUDA, where it is faster, and plain order elsewhere, where it is not."""
+    images = run.inputs.normalise(images)
+    return images if run.device.device.type == "cuda" else images.contiguous()
+
+
+def _set_lr(run: Run, *, step: int) -> float:
+    factor = lr_factor(run.experiment.training, step=step, steps_per_epoch=run.steps_per_epoch)
+    for group in run.optimizer.param_groups:
+        group["lr"] = run.experiment.optimizer.lr * factor
+    return factor

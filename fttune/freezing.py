@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fttune.config.sections import Freeze
+from fttune.errors import BadInput
 
 Parts = Mapping[str, Sequence[nn.Module]]
 
@@ -49,10 +50,16 @@ def apply_policy(parts: Parts, freeze: Freeze) -> Freezing:
 
     `freeze.unfrozen_stages` counts from the output, as torchvision's `trainable_backbone_layers` does: 0 trains the
     head alone, `all` every part. Detectron2's `FREEZE_AT` counts the other way, from the input.
+
+    Raises:
+        BadInput: there are not so many stages.
     """
     names = list(parts)
-    depth = len(names) - 1 if freeze.unfrozen_stages == "all" else freeze.unfrozen_stages
-    trained = tuple(names[len(names) - 1 - depth :])
+    stages = len(names) - 1
+    depth = stages if freeze.unfrozen_stages == "all" else freeze.unfrozen_stages
+    if depth > stages:
+        raise BadInput(f"unfrozen_stages is {depth}, but there are {stages} stages (0..{stages})")
+    trained = tuple(names[stages - depth :])
     for name, modules in parts.items():
         for parameter in _parameters(modules):
             parameter.requires_grad_(name in trained)

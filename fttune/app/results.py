@@ -1,12 +1,15 @@
 """A stored study as rows for the report room."""
 
-import optuna
+from typing import TYPE_CHECKING
 
 from fttune import searching
 from fttune.report import TrialRow
 
+if TYPE_CHECKING:
+    import optuna
 
-def rows_of(stored: optuna.Study) -> list[TrialRow]:
+
+def rows_of(stored: "optuna.Study") -> list[TrialRow]:
     """Return every trial: complete ones best first, then the others by number."""
     best = searching.ranked(stored)
     order = {trial.number: position for position, trial in enumerate(best)}
@@ -14,7 +17,7 @@ def rows_of(stored: optuna.Study) -> list[TrialRow]:
     return [_row(trial) for trial in trials]
 
 
-def _row(trial: optuna.trial.FrozenTrial) -> TrialRow:
+def _row(trial: "optuna.trial.FrozenTrial") -> TrialRow:
     facts = searching.facts_of(trial)
     return TrialRow(
         number=trial.number,

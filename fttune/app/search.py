@@ -2,14 +2,14 @@
 
 import json
 from dataclasses import dataclass, field
-
-import optuna
+from typing import TYPE_CHECKING
 
 from fttune import searching
 from fttune.app.provenance import provenance
 from fttune.app.session import Display, Session, open_session
 from fttune.app.train import prepare_in, result_metrics
 from fttune.config import Experiment, Study
+from fttune.config.experiment import flatten
 from fttune.config.fingerprint import Identity, digest, study_identity
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
@@ -17,13 +17,16 @@ from fttune.searching import Asked, Outcome
 from fttune.training import CheckpointFolder, FineTuneResult, Inputs, fine_tune
 from fttune.training.events import EpochEnded, ModelSaved, RunClosed, RunOpened, StudyProgress
 
+if TYPE_CHECKING:
+    import optuna
+
 CLOSED = "fttune.closed"
 COMPARED_RUNS = 5
 
 
 def search(
     study: Study, *, workspace: Workspace | None = None, new: bool = False, display: Display | None = None
-) -> optuna.Study:
+) -> "optuna.Study":
     """Run a study to its budget and return it; the same call continues what was interrupted.
 
     Args:
@@ -54,13 +57,13 @@ def search(
     return stored
 
 
-def comparison_path(stored: optuna.Study) -> str | None:
+def comparison_path(stored: "optuna.Study") -> str | None:
     """Return the path, in MLflow's UI, of the page that compares the best runs of a finished study."""
     closed = stored.user_attrs.get(CLOSED)
     return json.loads(closed)["compare"] if closed else None
 
 
-def best_experiment(study: Study, stored: optuna.Study) -> Experiment:
+def best_experiment(study: Study, stored: "optuna.Study") -> Experiment:
     """Return the recipe of the best trial. Raises BadInput when no trial is complete."""
     best = searching.ranked(stored)
     if not best:
@@ -68,7 +71,7 @@ def best_experiment(study: Study, stored: optuna.Study) -> Experiment:
     return study.experiment.replace(best[0].params)
 
 
-def _is_closed(study: Study, stored: optuna.Study) -> bool:
+def _is_closed(study: Study, stored: "optuna.Study") -> bool:
     """Return whether the budget is spent and the winner of these very trials was delivered."""
     closed = stored.user_attrs.get(CLOSED)
     counted = searching.counted(stored)
@@ -81,12 +84,13 @@ class _Search:
 
     study: Study
     session: Session
-    stored: optuna.Study
+    stored: "optuna.Study"
     inputs: dict[str, Inputs] = field(default_factory=dict)
 
     def run(self, identity: Identity) -> None:
         parent, name = self.stored.study_name, self.study.experiment.name
         tags = {"fttune.kind": "study", "fttune.study": parent, "fttune.fingerprint": digest(identity)}
+        tags |= {"fttune.budget": self.study.budget.model_dump_json()}
         tags |= provenance(self.session.workspace.root, next(iter(self.inputs.values())))
         self.session.log.append(parent, RunOpened(parent, name, params=_about(self.study), tags=tags, reopen=True))
         closed = RunClosed("failed", {"fttune.cause": "an unexpected error"})
@@ -173,7 +177,7 @@ class _Search:
         best = (max if self.study.direction == "maximize" else min)(found, default=None)
         self.session.log.append(self.stored.study_name, StudyProgress(done, self.study.total_trials, best))
 
-    def _crown(self, best: optuna.trial.FrozenTrial) -> RunClosed:
+    def _crown(self, best: "optuna.trial.FrozenTrial") -> RunClosed:
         """Log the best trial's model on the parent run."""
         parent, experiment = self.stored.study_name, self.study.experiment.replace(best.params)
         run = {"fttune.run": f"{parent}/{best.number}"}
@@ -183,7 +187,7 @@ class _Search:
         assert best.value is not None, "a ranked trial has a value"
         return RunClosed("complete", {"fttune.best_trial": str(best.number)}, {"best_value": best.value})
 
-    def _remember_closed(self, best: list[optuna.trial.FrozenTrial]) -> None:
+    def _remember_closed(self, best: "list[optuna.trial.FrozenTrial]") -> None:
         runs = [f"{self.stored.study_name}/{trial.number}" for trial in best[:COMPARED_RUNS]]
         name = self.study.experiment.name
         path = self.session.uploader.ask(lambda store: store.comparison(name, runs))
@@ -197,10 +201,10 @@ def _outcome(result: FineTuneResult) -> Outcome:
 
 
 def _about(study: Study) -> dict[str, object]:
-    """Return the parent run's params: the study's own fields and the recipe that its trials start from."""
-    own = study.model_dump(exclude={"experiment", "space"}, mode="json")
+    """Return the parent run's params, which MLflow never lets change: how it searches, and from which recipe."""
+    own = study.model_dump(include={"metric", "direction", "batch", "sampler", "pruner"})
     space = {f"space.{name}": d.model_dump_json(exclude_none=True) for name, d in study.space.items()}
-    return {**{key: json.dumps(value) for key, value in own.items()}, **space, **study.experiment.params()}
+    return {**flatten(own), **space, **study.experiment.params()}
 
 
 def _inputs_key(experiment: Experiment) -> str:

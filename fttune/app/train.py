@@ -16,6 +16,7 @@ from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
 from fttune.training import CheckpointFolder, FineTuneResult, Inputs, prepare
 from fttune.training import fine_tune as run_recipe
 from fttune.training.events import RunClosed, RunOpened
+from fttune.training.fine_tune import prepare_run
 
 
 def fine_tune(experiment: Experiment, *, workspace: Workspace | None = None) -> FineTuneResult:
@@ -49,6 +50,7 @@ def prepare_in(session: Session, experiment: Experiment, *, before: tuple[str, .
     if experiment.backbone.weights.startswith("experiment:"):
         weights_file = _checkpoint_of(session, experiment.backbone.weights.partition(":")[2], before)
     inputs = prepare(experiment, session.workspace, weights_file=weights_file)
+    prepare_run(experiment, inputs)  # refuses weights or a device that cannot be used, before anything is written
     for text in inputs.data.notices:
         session.notice(experiment.name, text)
     return inputs

@@ -49,7 +49,7 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
     elif _is_file(file := Path(os.path.normpath(path.parent / reference))):
         raw["experiment"] = _experiment(file, [pair for pair in pairs if not _is_of_study(pair)])
     else:
-        problems.append(Problem("experiment", f"there is no file {file}"))
+        problems.append(Problem("experiment", f"there is no file {str(file)!r}"))
     return _build(Study, path, raw, problems, _rules_of_study)
 
 
@@ -75,7 +75,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     pairs = []
     for override in overrides:
         dotted, equals, text = override.partition("=")
-        if not equals or not all(dotted.split(".")):
+        if not equals or not all(dotted.split(".")) or not dotted.isprintable():
             raise ConfigError("--set", [Problem("", f"must be dotted.field=value, got {shown(override)}")])
         pairs.append((dotted, parse_yaml(text, f"--set {dotted}")))
     return pairs
@@ -139,11 +139,12 @@ def _build(model: type[Model], path: Path, raw: Mapping[str, Any], problems: lis
         built = model.model_validate(fields)
     except ValidationError as error:
         # Rules between sections ran only if every section was valid; run them on what is.
-        for problem in (*problems_of(error, model), *rules(fields)):
-            if all(problem.field != other.field for other in problems):
-                problems.append(problem)
+        problems = [*problems, *problems_of(error, model), *rules(fields)]
     if problems:
-        raise ConfigError(str(path), problems)
+        first: dict[str, Problem] = {}
+        for problem in problems:
+            first.setdefault(problem.field, problem)
+        raise ConfigError(str(path), first.values())
     return built
 
 

@@ -49,12 +49,8 @@ def experiment_problems(fields: Mapping[str, Any]) -> Iterator[Problem]:
     if entry and isinstance(depth, int) and depth > len(entry.stages):
         stages = f"0..{len(entry.stages)} ({name} has the stages {', '.join(entry.stages)})"
         yield Problem("freeze.unfrozen_stages", f"must be {stages}, got {depth}")
-    source, column = fields.get("data.source"), fields.get("data.split.group_by")
-    if (
-        column is not None
-        and isinstance(source, str)
-        and source.partition(":")[0] in ("digits", "folder", "torchvision")
-    ):
+    source, column = str(fields.get("data.source")).partition(":")[0], fields.get("data.split.group_by")
+    if column is not None and source in ("digits", "folder", "torchvision"):
         rule = f"names a column of a CSV file, but the source is {source}, got {known.shown(column)}"
         yield Problem("data.split.group_by", rule)
 
@@ -117,7 +113,8 @@ def _not_in(distribution: Distribution, value: Any) -> str | None:
 
 def _space_fits(space: Space, experiment: Searchable) -> Iterator[Problem]:
     """Try the ends of every parameter on the experiment itself, all combinations of those that a rule joins."""
-    refused = {name: reason for name in space if (reason := _not_searchable(name, experiment))}
+    fields = experiment.params()
+    refused = {name: reason for name in space if (reason := _not_searchable(name, fields))}
     found = {f"space.{name}": Problem(f"space.{name}", reason) for name, reason in refused.items()}
     for joined in _joined({name: distribution for name, distribution in space.items() if name not in refused}):
         ends = itertools.product(*(_ends(distribution) for distribution in joined.values()))
@@ -144,21 +141,18 @@ def _ends(distribution: Distribution) -> list[tuple[str, Scalar]]:
 
 
 def _misfits(ends: Mapping[str, tuple[str, Scalar]], experiment: Searchable) -> Iterator[Problem]:
-    """Yield why these values are no recipe, at the end to blame: that field's, or one that breaks it alone."""
+    """Yield why these values are no recipe, at the end to blame: that field's, or the first that breaks it alone."""
     point = {name: value for name, (_, value) in ends.items()}
     for problem in experiment.problems(point):
-        alone = (name for name, value in point.items() if experiment.problems({name: value}))
         if problem.field in ends:
             yield Problem(f"space.{problem.field}.{ends[problem.field][0]}", problem.message)
-        elif culprit := next(alone, None):
-            yield Problem(f"space.{culprit}.{ends[culprit][0]}", f"{problem.field}: {problem.message}")
         else:
-            shown = ", ".join(f"{name}={value}" for name, value in point.items())
-            yield Problem("space", f"{shown} is not a recipe: {problem.field}: {problem.message}")
+            alone = (name for name, value in point.items() if experiment.problems({name: value}))
+            culprit = next(alone, next(iter(point)))
+            yield Problem(f"space.{culprit}.{ends[culprit][0]}", f"{problem.field}: {problem.message}")
 
 
-def _not_searchable(name: str, experiment: Searchable) -> str | None:
-    fields = experiment.params()
+def _not_searchable(name: str, fields: Mapping[str, Any]) -> str | None:
     if name not in fields:
         return f"is not a field of the experiment{known.did_you_mean(name, fields)}"
     if name in FIXED or name.startswith("data.split."):

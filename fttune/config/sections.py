@@ -320,11 +320,13 @@ class Categorical(Section):
     """One of several values."""
 
     type: Literal["categorical"]
-    choices: Annotated[tuple[Scalar, ...], Field(strict=False, min_length=1)]
+    choices: Annotated[tuple[Scalar, ...], Field(strict=False)]
 
     @field_validator("choices")
     @classmethod
     def _each_once(cls, choices: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+        if not choices:  # pydantic's min_length counts only the valid ones
+            raise broken("must not be empty, got []")
         seen: set[Scalar] = set()
         for choice in choices:
             if choice in seen:  # so are 1 and 1.0, and 1 and true

@@ -95,7 +95,7 @@ class _StrictLoader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _marked(event.start_mark, "anchors and aliases are not allowed; write the value out")
         if getattr(event, "tag", None):
-            raise _marked(event.start_mark, f"tags are not allowed, got {event.tag}")
+            raise _marked(event.start_mark, f"tags are not allowed, got {event.tag!a}")
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise _marked(event.start_mark, f"nested deeper than {MAX_DEPTH} levels")
@@ -123,7 +123,7 @@ class _StrictLoader(yaml.SafeLoader):
         return self.construct_mapping(node)
 
     def construct_int(self, node: Any) -> int:
-        if len(node.value) > MAX_DIGITS:
+        if len(node.value.lstrip("+-")) > MAX_DIGITS:
             raise _marked(node.start_mark, f"a whole number with more than {MAX_DIGITS} digits")
         base = {"0o": 8, "0x": 16}.get(node.value[:2], 10)
         return int(node.value[2:] if base != 10 else node.value, base)

@@ -39,9 +39,10 @@ def build_backbone(name: str, weights: Weights, *, classes: tuple[str, ...], see
     """
     family = BY_NAME[name]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # The CPU's generator alone: `torch.manual_seed` would also move the ones of accelerators.
+        torch.default_generator.manual_seed(seed)
         module = build_module(name)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         head = _new_head(module.get_submodule(family.head), len(classes))
     module.set_submodule(family.head, head)
     if weights.state is None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from torch import nn
 
-from fttune.config.sections import Backbone as BackboneConfig
 from fttune.errors import WeightsError
 from fttune.models.backbone import build_backbone
+from fttune.models.families import BY_NAME
 from fttune.models.files import read_sidecar
-from fttune.models.weights import load_weights
+from fttune.models.weights import weights_from_file
 
 
 def load_model(file: Path) -> nn.Module:
@@ -20,7 +20,8 @@ def load_model(file: Path) -> nn.Module:
     sidecar = read_sidecar(file)
     if not sidecar:
         raise WeightsError(f"{file}: there is no {file.with_suffix('.json').name} beside it")
-    config = BackboneConfig.model_validate(sidecar["experiment"]["backbone"])
-    weights = load_weights(config, root=file.parent, file=file)
-    backbone = build_backbone(config.name, weights, classes=tuple(sidecar["classes"]), seed=0)
+    name = sidecar["experiment"]["backbone"]["name"]
+    if name not in BY_NAME:
+        raise WeightsError(f"{file}: the backbone {name} is not one that this fttune knows; upgrade fttune")
+    backbone = build_backbone(name, weights_from_file(file), classes=tuple(sidecar["classes"]), seed=0)
     return backbone.module.eval()

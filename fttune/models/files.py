@@ -1,8 +1,10 @@
 """Files of weights: read without running code, written so that no half file is ever visible."""
 
 import hashlib
+import io
 import json
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,22 @@ from fttune.errors import WeightsError
 from fttune.files import write_atomically
 
 SCHEMA = 1
+# What a file that is no state dict makes torch and safetensors raise: a damaged pickle fails in almost any way.
+DAMAGED = (
+    safetensors.SafetensorError,
+    pickle.UnpicklingError,
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+_SIDECAR_KEYS = ("sha256", "experiment", "classes", "preprocessing")
+_MOVE_AWAY = "put back the file that was written, or move it away to use the weights without it"
 
 
 def read_tensors(file: Path, *, expected_sha256: str | None = None) -> tuple[dict[str, Tensor], str]:
@@ -36,14 +54,19 @@ def read_tensors(file: Path, *, expected_sha256: str | None = None) -> tuple[dic
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load(raw), sha256
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{file}: not a .safetensors file or a state dict of tensors ({reason})") from error
+        content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+    except DAMAGED as error:
+        raise WeightsError(f"{file}: not a .safetensors file or a state dict of tensors ({reason(error)})") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in state.items()):
         raise WeightsError(f"{file}: must hold a state dict (names to tensors), got {type(content).__name__}")
     return state, sha256
+
+
+def reason(error: BaseException) -> str:
+    """Return why a file could not be read, in one line: torch's own text on pickles advises to run their code."""
+    cause = error.__context__ if isinstance(error, pickle.UnpicklingError) else None
+    return (str(cause or error) or repr(error)).splitlines()[0]
 
 
 def read_sidecar(file: Path) -> Mapping[str, Any]:
@@ -57,11 +80,16 @@ def read_sidecar(file: Path) -> Mapping[str, Any]:
         return {}
     try:
         sidecar: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        schema = sidecar["schema"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: damaged, or not written by fttune ({error})") from error
-    if schema > SCHEMA:
-        raise WeightsError(f"{path}: schema {schema} is newer than this fttune knows ({SCHEMA}); upgrade fttune")
+        newer = sidecar["schema"] > SCHEMA
+        missing = [key for key in _SIDECAR_KEYS if key not in sidecar]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{path}: damaged, or not written by fttune ({error!r}); {_MOVE_AWAY}") from error
+    if newer:
+        raise WeightsError(
+            f"{path}: schema {sidecar['schema']} is newer than this fttune knows ({SCHEMA}); upgrade fttune"
+        )
+    if missing:
+        raise WeightsError(f"{path}: damaged: {', '.join(missing)} missing; {_MOVE_AWAY}")
     return sidecar
 
 

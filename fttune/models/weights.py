@@ -1,9 +1,11 @@
 """Where a backbone's weights come from, and the preprocessing that they were trained with."""
 
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 import torchvision
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from fttune.config.sections import Backbone as BackboneConfig
 from fttune.errors import WeightsError
-from fttune.models.files import read_sidecar, read_tensors
+from fttune.models.files import DAMAGED, read_sidecar, read_tensors, reason
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -51,17 +53,22 @@ def load_weights(backbone: BackboneConfig, *, root: Path, file: Path | None = No
         WeightsError: a download failed, or a file is missing, damaged or not a state dict.
     """
     if file is not None:
-        return _from_file(file)
+        return weights_from_file(file)
     if backbone.weights.startswith("experiment:"):
         raise WeightsError(f"{backbone.weights} has not been resolved to a file; use fttune.fine_tune")
     if backbone.weights == "none":
         return Weights(None, "none")
     if Path(backbone.weights).suffix:
-        return _from_file(root / backbone.weights)
+        return weights_from_file(root / backbone.weights)
     return _from_torchvision(backbone)
 
 
-def _from_file(file: Path) -> Weights:
+def weights_from_file(file: Path) -> Weights:
+    """Return the weights of a file; a checkpoint's classes and preprocessing stand in the JSON beside it.
+
+    Raises:
+        WeightsError: the file is missing, damaged or not a state dict.
+    """
     sidecar = read_sidecar(file)
     state, sha256 = read_tensors(file, expected_sha256=sidecar.get("sha256"))
     if not sidecar:
@@ -75,12 +82,14 @@ def _from_file(file: Path) -> Weights:
 def _from_torchvision(backbone: BackboneConfig) -> Weights:
     enum = torchvision.models.get_model_weights(backbone.name)[backbone.weights]
     try:
-        state = enum.get_state_dict(progress=False, check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:
+        with redirect_stdout(sys.stderr):  # torch announces a download on stdout, where results go
+            state = enum.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
+    except (OSError, HTTPException, *DAMAGED) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise WeightsError(
-            f"the weights {backbone.weights} of {backbone.name} could not be downloaded ({error}). "
-            f"Put the file {Path(enum.url).name} into {folder}, or set backbone.weights: <file>"
+            f"the weights {backbone.weights} of {backbone.name} could not be downloaded or read ({reason(error)}). "
+            f"Put the file {Path(enum.url).name} into {folder} (in place of a damaged one), "
+            "or set backbone.weights: <file>"
         ) from error
     transform = enum.transforms()
     own = Preprocessing(

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from fttune.config import Study
 from fttune.config.fingerprint import Identity, differences
@@ -42,6 +43,7 @@ def open_storage(uri: str, *, locks: Path) -> RDBStorage:
     Raises:
         StoreError: the database is unreadable, or was written by another version of Optuna.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     options: dict[str, Any] = {}
     url = make_url(uri)
     if url.get_backend_name() == "sqlite":
@@ -52,8 +54,9 @@ def open_storage(uri: str, *, locks: Path) -> RDBStorage:
     try:
         with FileLock(locks / "optuna-schema.lock"):
             return RDBStorage(uri, engine_kwargs=options)
-    except RuntimeError as error:
-        raise StoreError(f"{url.render_as_string()}: Optuna cannot use this store: {error}") from error
+    except (RuntimeError, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"{url.render_as_string()}: Optuna cannot use this store: {reason}") from error
 
 
 @contextmanager

@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
 
 # Set before mlflow is imported: it would report usage over the network, and wait minutes for a dead server.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -84,7 +85,12 @@ class MlflowStore:
         run = self.find_run(experiment, tags, status="FINISHED")
         if run is None:
             return None
-        return Path(self.client.download_artifacts(run.info.run_id, "checkpoint")) / "best.safetensors"
+        uri = urlsplit(run.info.artifact_uri)
+        if uri.scheme == "file":
+            return Path(url2pathname(uri.path)) / "checkpoint" / "best.safetensors"
+        folder = self.artifacts.parent / "cache" / "checkpoints" / run.info.run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(self.client.download_artifacts(run.info.run_id, "checkpoint", str(folder))) / "best.safetensors"
 
     def comparison(self, experiment: str, keys: list[str]) -> str | None:
         """Return the path of MLflow's page that compares the runs of these keys, None when there are none."""
@@ -96,6 +102,7 @@ class MlflowStore:
         return f"/#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([found.experiment_id]))}"
 
     def _open(self, key: str, event: RunOpened) -> None:
+        """Create the run, or take up the one that an earlier process left; what that one logged stays as it is."""
         experiment_id = self._experiment(event.experiment)
         run = self.find_run(event.experiment, {RUN: key}) if event.reopen else None
         if run is not None:
@@ -103,17 +110,13 @@ class MlflowStore:
             history = self.client.get_metric_history(run.info.run_id, "train/loss")
             self._logged[key] = max((point.step for point in history), default=0)
         else:
-            tags = {RUN: key, **event.tags}
-            if event.parent is not None:
-                tags["mlflow.parentRunId"] = self._runs[event.parent]
-            run = self.client.create_run(experiment_id, run_name=event.name, tags=tags)
+            parent = {} if event.parent is None else {"mlflow.parentRunId": self._runs[event.parent]}
+            run = self.client.create_run(experiment_id, run_name=event.name, tags={RUN: key, **parent})
         self._runs[key] = run.info.run_id
-        self._log_params(run.info.run_id, event.params)
-
-    def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        entries = [Param(name, _param(value)) for name, value in params.items()]
-        for start in range(0, len(entries), MAX_BATCH):
-            self.client.log_batch(run_id, params=entries[start : start + MAX_BATCH])
+        params = [Param(n, _param(value)) for n, value in event.params.items() if n not in run.data.params]
+        self.client.log_batch(run.info.run_id, params=params[:MAX_BATCH], tags=_tags(event.tags))
+        for start in range(MAX_BATCH, len(params), MAX_BATCH):
+            self.client.log_batch(run.info.run_id, params=params[start : start + MAX_BATCH])
 
     def _log_epoch(self, key: str, event: EpochEnded) -> None:
         """Log an epoch, unless an earlier process did: MLflow would keep both points."""
@@ -138,16 +141,19 @@ class MlflowStore:
 
         # Two images: a batch of one would fix the exported batch dimension to one.
         example = torch.zeros(2, 3, event.image_size, event.image_size).numpy()
+        # Only the fluent API logs models, and its URI is the whole process's: it is given back afterwards.
+        before: Any = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
         mlflow.set_tracking_uri(self.uri)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with mlflow.start_run(run_id=self._runs[key]):
+        try:
+            with warnings.catch_warnings(action="ignore"), mlflow.start_run(run_id=self._runs[key]):
                 mlflow.pytorch.log_model(
                     load_model(event.checkpoint),
                     name="model",
                     input_example=example,
                     pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
                 )
+        finally:
+            mlflow.set_tracking_uri(before)
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fttune import __version__
 from fttune.config.sections import VAL_METRICS
 from fttune.models.files import write_tensors
 from fttune.training.events import EpochEnded
@@ -62,5 +63,5 @@ class BestEpoch:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of the parts that can change a result."""
-    names = ("fttune", "torch", "torchvision", "numpy", "pillow")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    names = ("torch", "torchvision", "numpy", "pillow")
+    return {"python": platform.python_version(), "fttune": __version__, **{name: version(name) for name in names}}

@@ -7,6 +7,8 @@ import torch
 from fttune.config.sections import Training
 from fttune.errors import BadInput
 
+BF16_CAPABILITY = (8, 0)  # Ampere; `torch.cuda.is_bf16_supported` also says yes to older cards that emulate it
+
 
 @dataclass(frozen=True)
 class Device:
@@ -32,9 +34,10 @@ def choose_device(training: Training) -> Device:
         raise BadInput(f"training.device: {training.device} is not there; use auto, or check the CUDA driver")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise BadInput("training.device: mps is not there; use auto")
-    if training.precision == "bf16" and device.type != "cuda":
-        raise BadInput(f"training.precision: bf16 is emulated on {device.type} and far slower; use auto or fp32")
-    bf16 = device.type == "cuda" and training.precision != "fp32" and torch.cuda.is_bf16_supported()
+    can_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
+    if training.precision == "bf16" and not can_bf16:
+        raise BadInput(f"training.precision: bf16 is emulated on {device} and far slower; use auto or fp32")
+    bf16 = can_bf16 and training.precision != "fp32"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     detail = "" if device.type == "mps" else f" ({name})"
     return Device(device, bf16, f"{device}{detail}, {'bf16' if bf16 else 'fp32'}")

@@ -21,6 +21,7 @@ from fttune.training.device import choose_device
 from fttune.training.events import Described, EpochEnded, Event, FileSaved
 from fttune.training.inputs import Inputs
 from fttune.training.loop import Run, evaluate, train_epoch
+from fttune.training.metrics import TOP_K
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,13 @@ def fine_tune(
 
     Raises:
         Diverged: a loss or metric is NaN or infinite.
-        BadInput: the device or precision is not to be had here.
+        BadInput: the device or precision is not to be had here, or the monitored metric not for these classes.
         WeightsError: the weights do not fit the backbone.
     """
     started = time.monotonic()
+    best = BestEpoch(_monitored(monitor or experiment.training.monitor, inputs))
     run = prepare_run(experiment, inputs)
     emit(Described(_description(run)))
-    best = BestEpoch((monitor or experiment.training.monitor) if inputs.data.val else None)
     epochs: list[EpochEnded] = []
     step_losses: list[float] = []
     state: Literal["complete", "pruned"] = "complete"
@@ -99,6 +100,14 @@ def fine_tune(
         seconds=time.monotonic() - started,
         checkpoint=checkpoints.folder / "best.safetensors" if checkpoints else None,
     )
+
+
+def _monitored(metric: str, inputs: Inputs) -> str | None:
+    """Return the metric that chooses the best epoch, None without a validation split."""
+    classes = len(inputs.data.classes)
+    if metric == "val/top5_accuracy" and classes <= TOP_K:
+        raise BadInput(f"val/top5_accuracy needs more than {TOP_K} classes, but there are {classes}; use val/accuracy")
+    return metric if inputs.data.val else None
 
 
 def prepare_run(experiment: Experiment, inputs: Inputs) -> Run:

@@ -30,10 +30,10 @@ class Inputs:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 images as float32, shifted and scaled by the weights' own statistics."""
-        mean, std = self.weights.preprocessing.mean, self.weights.preprocessing.std
-        shape = (1, 3, 1, 1)
-        scaled = images.float().div_(255)
-        return scaled.sub_(scaled.new_tensor(mean).view(shape)).div_(scaled.new_tensor(std).view(shape))
+        own = self.weights.preprocessing
+        # A tensor that is made on the device would wait for it.
+        mean, std = (torch.tensor(c).view(1, 3, 1, 1).to(images.device, non_blocking=True) for c in (own.mean, own.std))
+        return images.float().div_(255).sub_(mean).div_(std)
 
 
 def geometry_of(experiment: Experiment, weights: Weights) -> Geometry:

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from fttune.config import Experiment
 from fttune.data import augment
+from fttune.errors import BadInput
 from fttune.freezing import Freezing
 from fttune.models import Backbone
 from fttune.training.device import Device
 from fttune.training.inputs import Inputs
 from fttune.training.metrics import classification_metrics
-from fttune.training.randomness import augmentation_generator, epoch_seed, sample_order
+from fttune.training.randomness import augmentation_generator, dropout_seed, sample_order
 from fttune.training.schedule import lr_factor
 
 EVALUATION_BATCH = 64
@@ -50,18 +51,18 @@ def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], list[float]]:
     run.backbone.module.train()
     run.freezing.train_mode()
     with torch.random.fork_rng(devices=[run.device.device] if run.device.device.type == "cuda" else []):
-        torch.manual_seed(epoch_seed(seed, epoch))  # dropout
+        torch.manual_seed(dropout_seed(seed=seed, epoch=epoch))
         for index, batch in enumerate(torch.split(rows, run.experiment.training.batch_size)):
             factor = _set_lr(run, step=(epoch - 1) * run.steps_per_epoch + index)
             loss, correct = _step(run, batch, draws)
             losses.append(loss)
             hits.append(correct)
             sizes.append(len(batch))
-    step_losses = torch.stack(losses).double().cpu()
+    step_losses = torch.stack(losses).cpu().double()  # in this order: MPS has no float64
     weights = torch.tensor(sizes, dtype=torch.float64)
     metrics = {
         "train/loss": ((step_losses * weights).sum() / weights.sum()).item(),
-        "train/accuracy": (torch.stack(hits).sum() / weights.sum()).item(),
+        "train/accuracy": (torch.stack(hits).cpu().sum() / weights.sum()).item(),
         "lr": run.experiment.optimizer.lr * factor,
     }
     return metrics, step_losses.tolist()
@@ -89,7 +90,7 @@ def _step(run: Run, rows: Tensor, draws: torch.Generator) -> tuple[Tensor, Tenso
     images, labels = run.inputs.batch(run.inputs.data.train, rows, run.device.device)
     images = augment(images, data.augment, image_size=data.image_size, generator=draws)
     with run.device.autocast():
-        logits = run.backbone.module(_to_model(run, images))
+        logits = _forward(run, images)
         loss: Tensor = run.criterion(logits, labels)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -97,6 +98,19 @@ def _step(run: Run, rows: Tensor, draws: torch.Generator) -> tuple[Tensor, Tenso
         nn.utils.clip_grad_norm_(run.backbone.module.parameters(), limit)
     run.optimizer.step()
     return loss.detach(), (logits.argmax(1) == labels).sum()
+
+
+def _forward(run: Run, images: Tensor) -> Tensor:
+    try:
+        logits: Tensor = run.backbone.module(_to_model(run, images))
+    except ValueError as error:
+        if len(images) > 1:
+            raise
+        raise BadInput(
+            f"training.batch_size is {run.experiment.training.batch_size}, which leaves one image for the last batch "
+            f"of an epoch, too few for the norm layers ({error}); choose another"
+        ) from error
+    return logits
 
 
 def _to_model(run: Run, images: Tensor) -> Tensor:

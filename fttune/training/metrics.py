@@ -21,7 +21,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, *, prefix: str) -> di
     classes = logits.shape[1]
     predicted = logits.argmax(1)  # (N,)
     confusion = torch.bincount(labels * classes + predicted, minlength=classes * classes).view(classes, classes)
-    confusion = confusion.double().cpu()  # rows: truth, columns: prediction
+    confusion = confusion.cpu().double()  # rows: truth, columns: prediction; MPS has no float64
     hits, truth, guessed = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     recall = hits[truth > 0] / truth[truth > 0]
     f1 = 2 * hits / (truth + guessed)  # NaN where a class neither occurs nor is predicted
@@ -33,5 +33,5 @@ def classification_metrics(logits: Tensor, labels: Tensor, *, prefix: str) -> di
     }
     if classes > TOP_K:
         hit = (logits.topk(TOP_K, dim=1).indices == labels[:, None]).any(1)
-        metrics["top5_accuracy"] = hit.double().mean().item()
+        metrics["top5_accuracy"] = hit.cpu().double().mean().item()
     return {f"{prefix}/{name}": value for name, value in metrics.items()}

@@ -1,26 +1,35 @@
 """Where chance comes from. Every draw of epoch e is a function of (experiment.seed, e) alone, so that trials of one
-study see the same batches, and a run that starts again repeats itself."""
+study see the same batches, and a run that starts again repeats itself.
+
+torch's CPU generator reads only the lower 32 bits of its seed, so seeds and epochs are spread over those: no two of
+4,096 consecutive seeds share an order within 100,000 epochs.
+"""
 
 import torch
 from torch import Tensor
 
-_EPOCH_BITS = 20
-_AUGMENTATION = 2**53
+SPREAD = 2654435761  # odd and close to 2**32 / golden ratio (Knuth, TAOCP volume 3, section 6.4)
+_AUGMENTATION, _DROPOUT = 2**30, 2**31
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Return the seed of an epoch (counted from 1): `seed * 2**20 + epoch`."""
-    return (seed << _EPOCH_BITS) + epoch
+    """Return the seed of an epoch (counted from 1): `(seed * 2654435761 + epoch) % 2**32`."""
+    return (seed * SPREAD + epoch) % 2**32
 
 
 def sample_order(n: int, *, seed: int, epoch: int) -> Tensor:
     """Return the order of `n` samples in an epoch, (n,) int64.
 
-    It equals `torch.randperm(n, generator=torch.Generator().manual_seed(seed * 2**20 + epoch))`.
+    It equals `torch.randperm(n, generator=torch.Generator().manual_seed((seed * 2654435761 + epoch) % 2**32))`.
     """
     return torch.randperm(n, generator=torch.Generator().manual_seed(epoch_seed(seed, epoch)))
 
 
 def augmentation_generator(*, seed: int, epoch: int) -> torch.Generator:
     """Return the generator that augments an epoch's images, apart from the one that orders them."""
-    return torch.Generator().manual_seed(_AUGMENTATION + epoch_seed(seed, epoch))
+    return torch.Generator().manual_seed((epoch_seed(seed, epoch) + _AUGMENTATION) % 2**32)
+
+
+def dropout_seed(*, seed: int, epoch: int) -> int:
+    """Return what torch's global generator is seeded with for the dropout of an epoch."""
+    return (epoch_seed(seed, epoch) + _DROPOUT) % 2**32

@@ -1,0 +1,200 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import optuna
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
+
+import fttune
+from fttune.app.results import rows_of
+from fttune.app.search import comparison_path
+from fttune.config import load_study
+from fttune.config.workspace import Workspace
+from fttune.errors import BadInput, StudyChanged, TooManyFailures
+from fttune.training import events
+from tests.recipes import tiny_study, write_experiment, write_study
+
+
+def runs_of(workspace: Workspace, experiment: str = "tiny") -> Any:
+    mlflow.set_tracking_uri(workspace.mlflow_uri)
+    return mlflow.search_runs(experiment_names=[experiment])
+
+
+def test_a_study_is_one_parent_and_one_child_for_each_trial(tmp_path: Path, workspace: Workspace) -> None:
+    study = tiny_study(tmp_path)
+    stored = fttune.search(study, workspace=workspace)
+    frame = runs_of(workspace)
+    parent = frame[frame["tags.fttune.kind"] == "study"]
+    children = frame[frame["tags.fttune.kind"] == "trial"].sort_values("tags.fttune.trial")
+    assert (len(parent), len(children)) == (1, 4)
+    assert set(children["tags.mlflow.parentRunId"]) == set(parent["run_id"])
+    assert set(frame["status"]) == {"FINISHED"}
+    assert children["tags.mlflow.runName"].tolist() == [f"trial-{n:04d}" for n in range(4)]
+    assert children["metrics.value"].tolist() == [trial.value for trial in stored.trials]
+    assert [float(lr) for lr in children["params.optimizer.lr"]] == [t.params["optimizer.lr"] for t in stored.trials]
+
+
+def test_a_trials_value_is_its_metric_at_its_best_epoch(tmp_path: Path, workspace: Workspace) -> None:
+    stored = fttune.search(tiny_study(tmp_path), workspace=workspace)
+    for trial in stored.trials:
+        values = trial.intermediate_values
+        assert sorted(values) == [1, 2]
+        assert trial.value == max(values.values())
+        first_best = min(epoch for epoch, value in values.items() if value == trial.value)
+        assert json.loads(trial.user_attrs["fttune"])["best_epoch"] == first_best
+
+
+def test_a_finished_study_is_left_alone(tmp_path: Path, workspace: Workspace) -> None:
+    study = tiny_study(tmp_path)
+    fttune.search(study, workspace=workspace)
+    before = {file: file.read_bytes() for file in workspace.mlruns.glob("*.db")}
+    said: list[object] = []
+    stored = fttune.search(study, workspace=workspace, display=lambda entry: said.append(entry.event))
+    assert said == [events.Notice("study tiny is finished: nothing to do")]
+    assert len(stored.trials) == 4
+    assert {file: file.read_bytes() for file in workspace.mlruns.glob("*.db")} == before
+
+
+def test_a_larger_budget_continues_the_same_study(tmp_path: Path, workspace: Workspace) -> None:
+    fttune.search(tiny_study(tmp_path), workspace=workspace)
+    stored = fttune.search(tiny_study(tmp_path, budget__n_trials=6), workspace=workspace)
+    assert len(stored.trials) == 6
+    frame = runs_of(workspace)
+    assert (frame["tags.fttune.kind"] == "study").sum() == 1
+    assert set(frame["status"]) == {"FINISHED"}
+
+
+def test_diverged_trials_are_failed_runs_with_their_cause(tmp_path: Path, workspace: Workspace) -> None:
+    space = {"optimizer.lr": {"type": "categorical", "choices": [1.0e20]}}
+    stored = fttune.search(tiny_study(tmp_path, space=space, budget__n_trials=2), workspace=workspace)
+    assert [(t.state.name, t.value) for t in stored.trials] == [("PRUNED", None)] * 2
+    frame = runs_of(workspace)
+    children = frame[frame["tags.fttune.kind"] == "trial"]
+    assert set(children["status"]) == {"FAILED"}
+    assert set(children["tags.fttune.cause"]) == {"diverged"}
+    assert comparison_path(stored) is None
+    assert {row.state for row in rows_of(stored)} == {"diverged"}
+
+
+def test_a_study_whose_every_trial_fails_stops_with_the_cause(
+    tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> object:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("fttune.training.checkpoints.write_tensors", broken)
+    with pytest.raises(TooManyFailures, match="3 trials in a row failed.*no space left on device"):
+        fttune.search(tiny_study(tmp_path, budget__n_trials=9), workspace=workspace)
+    frame = runs_of(workspace)
+    assert set(frame["status"]) == {"FAILED"}
+    assert set(frame[frame["tags.fttune.kind"] == "trial"]["tags.fttune.cause"]) == {"OSError: no space left on device"}
+    stored = optuna.load_study(study_name="tiny", storage=workspace.optuna_uri)
+    assert {t.state.name for t in stored.trials} == {"FAIL"}
+
+
+def test_an_interrupted_search_closes_its_runs_and_continues_in_them(tmp_path: Path, workspace: Workspace) -> None:
+    study = tiny_study(tmp_path)
+
+    def interrupt(entry: events.Entry) -> None:
+        if entry.run == "tiny/1" and isinstance(entry.event, events.EpochEnded):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fttune.search(study, workspace=workspace, display=interrupt)
+    frame = runs_of(workspace).set_index("tags.fttune.run")
+    assert frame["tags.fttune.state"].to_dict() == {
+        "tiny": "interrupted",
+        "tiny/0": "complete",
+        "tiny/1": "interrupted",
+    }
+    assert "RUNNING" not in set(frame["status"])
+    ids = frame["run_id"].to_dict()
+
+    fttune.search(study, workspace=workspace)
+    frame = runs_of(workspace).set_index("tags.fttune.run")
+    assert frame["run_id"].to_dict().items() >= ids.items()
+    assert set(frame["status"]) == {"FINISHED"}
+    history = mlflow.MlflowClient().get_metric_history(ids["tiny/1"], "val/accuracy")
+    assert [point.step for point in history] == [1, 2]
+
+
+@pytest.mark.parametrize("change", [{"batch": 4}, {"sampler__seed": 1}, {"pruner": {"type": "median"}}])
+def test_a_changed_study_is_refused_and_new_starts_another_generation(
+    change: dict[str, object], tmp_path: Path, workspace: Workspace
+) -> None:
+    fttune.search(tiny_study(tmp_path, budget__n_trials=1), workspace=workspace)
+    changed = tiny_study(tmp_path, budget__n_trials=2, **change)
+    with pytest.raises(StudyChanged):
+        fttune.search(changed, workspace=workspace)
+    stored = fttune.search(changed, workspace=workspace, new=True)
+    assert (stored.study_name, len(stored.trials)) == ("tiny@2", 2)
+    assert len(optuna.load_study(study_name="tiny", storage=workspace.optuna_uri).trials) == 1
+
+
+def test_changed_data_is_refused(tmp_path: Path, workspace: Workspace) -> None:
+    study = write_study(tmp_path, budget__n_trials=1)
+    fttune.search(load_study(study), workspace=workspace)
+    with pytest.raises(StudyChanged, match=r"experiment\.data\.content"):
+        fttune.search(load_study(study, ["data.limit_per_class=9"]), workspace=workspace)
+
+
+def test_a_search_without_validation_images_is_refused(tmp_path: Path, workspace: Workspace) -> None:
+    study = load_study(write_study(tmp_path), ["data.split.val=0.0"])
+    with pytest.raises(BadInput, match=r"data\.split\.val is 0"):
+        fttune.search(study, workspace=workspace)
+
+
+def test_the_winner_is_a_loadable_model_on_the_parent_run(tmp_path: Path, workspace: Workspace) -> None:
+    stored = fttune.search(tiny_study(tmp_path), workspace=workspace)
+    frame = runs_of(workspace)
+    parent = frame[frame["tags.fttune.kind"] == "study"].iloc[0]
+    best = rows_of(stored)[0]
+    assert parent["tags.fttune.best_trial"] == str(best.number)
+    assert parent["metrics.best_value"] == best.value
+    logged = mlflow.pytorch.load_model(f"runs:/{parent['run_id']}/model")
+    child = frame[frame["tags.fttune.run"] == f"tiny/{best.number}"].iloc[0]
+    checkpoint = Path(child["artifact_uri"].removeprefix("file://")) / "checkpoint" / "best.safetensors"
+    from fttune.models import load_model
+
+    images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(logged(images), load_model(checkpoint)(images))
+
+
+def test_a_checkpoint_of_a_trial_loads_into_torchvisions_own_model(tmp_path: Path, workspace: Workspace) -> None:
+    write_experiment(tmp_path, backbone__name="resnet18", training__epochs=1)
+    space = {"optimizer.lr": {"type": "categorical", "choices": [0.01]}}
+    fttune.search(tiny_study(tmp_path, space=space, budget__n_trials=1), workspace=workspace)
+    frame = runs_of(workspace)
+    child = frame[frame["tags.fttune.kind"] == "trial"].iloc[0]
+    file = Path(child["artifact_uri"].removeprefix("file://")) / "checkpoint" / "best.safetensors"
+    torchvision.models.resnet18(num_classes=3).load_state_dict(load_file(file))
+
+
+def test_a_search_leaves_the_processs_tracking_uri_alone(tmp_path: Path, workspace: Workspace) -> None:
+    fttune.search(tiny_study(tmp_path, budget__n_trials=1), workspace=workspace)
+    assert not mlflow.is_tracking_uri_set()
+
+
+def test_nothing_of_a_run_stays_in_the_cache(tmp_path: Path, workspace: Workspace) -> None:
+    fttune.search(tiny_study(tmp_path, budget__n_trials=1), workspace=workspace)
+    assert not list((workspace.cache / "runs").rglob("*.safetensors"))
+
+
+def test_a_search_over_the_backbone_runs_each_with_its_own_weights(tmp_path: Path, workspace: Workspace) -> None:
+    space = {
+        "backbone.name": {"type": "categorical", "choices": ["cifar_resnet8", "resnet18"]},
+        "data.augment": {"type": "categorical", "choices": ["none", "flip"]},
+    }
+    stored = fttune.search(
+        tiny_study(tmp_path, space=space, sampler__type="grid", budget__n_trials=9), workspace=workspace
+    )
+    sizes = {
+        t.params["backbone.name"]: json.loads(t.user_attrs["fttune"])["trainable_parameters"] for t in stored.trials
+    }
+    assert len(stored.trials) == 4
+    assert sizes["resnet18"] == sum(p.numel() for p in torchvision.models.resnet18(num_classes=3).parameters())

@@ -1,0 +1,451 @@
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fttune.config import Experiment, known
+from fttune.config.experiment import flatten
+from fttune.config.problems import problems_of
+
+from .examples import ABSENT, experiment, experiment_fields
+
+
+def problems(changes) -> list[str]:
+    """The problems of the smallest experiment with some fields changed."""
+    try:
+        Experiment.model_validate(experiment_fields(changes))
+    except ValidationError as error:
+        return [f"{problem.field}: {problem.message}" for problem in problems_of(error, Experiment)]
+    return []
+
+
+STEP = {"training.schedule": "step", "training.step_epochs": 1}
+CSV = {"data.source": "csv", "data.path": "x.csv"}
+RESNET50 = {"backbone.name": "resnet50"}
+
+# field: (right values, {wrong value: message}, what else is changed)
+FIELDS = [
+    ("task", ["classification"], {"detection": "must be classification, got 'detection'"}, {}),
+    ("seed", [0, 2**32 - 1], {-1: "must be >= 0, got -1", 2**32: "must be < 4294967296, got 4294967296"}, {}),
+    ("seed", [], {1.0: "must be a whole number, got 1.0", "1": "must be a whole number, got '1'"}, {}),
+    ("seed", [], {True: "must be a whole number, got True", None: "must be a whole number, got None"}, {}),
+    ("data.source", ["digits", *(f"torchvision:{n}" for n in known.torchvision_datasets())], {}, {}),
+    ("data.source", [], {5: "must be text, got 5"}, {}),
+    (
+        "data.source",
+        [],
+        {
+            name: f"must be one of digits, folder, csv, torchvision:<DatasetName>, got {name!r}{near}"
+            for name, near in [
+                ("digit", "; did you mean 'digits'?"),
+                ("Folder", "; did you mean 'folder'?"),
+                ("digits:", "; did you mean 'digits'?"),
+                ("zip", ""),
+                ("", ""),
+            ]
+        },
+        {},
+    ),
+    (
+        "data.source",
+        [],
+        {
+            "torchvision": "must be torchvision:<DatasetName>, got 'torchvision'",
+            "torchvision:": "must be torchvision:<DatasetName>, got 'torchvision:'",
+            "torchvision:cifar10": "unknown name 'cifar10'; nearest: CIFAR10, CIFAR100, Flowers102",
+            "torchvision:Zzzzzz": "unknown name 'Zzzzzz'",
+        },
+        {},
+    ),
+    (
+        "data.path",
+        ["x"],
+        {None: "required for source folder", "": "required for source folder"},
+        {"data.source": "folder"},
+    ),
+    ("data.path", ["x"], {None: "required for source csv", 3: "must be text, got 3"}, {"data.source": "csv"}),
+    ("data.path", [None], {"x": "source digits has no path, got 'x'", "": "source digits has no path, got ''"}, {}),
+    ("data.path", [None], {"x": "source torchvision:SVHN has no path, got 'x'"}, {"data.source": "torchvision:SVHN"}),
+    ("data.image_size", [1, 8], {0: "must be >= 1, got 0", 4097: "must be <= 4096, got 4097"}, {}),
+    ("data.image_size", [1, 4096], {None: "must be a whole number, got None"}, {"data.resize": None}),
+    ("data.resize", [None, 8, 8192], {7: "must be >= image_size (8), got 7", 8193: "must be <= 8192, got 8193"}, {}),
+    (
+        "data.split",
+        [{}, {"val": 0}],
+        {5: "must be a mapping of fields, got 5", None: "must be a mapping of fields, got None"},
+        {},
+    ),
+    ("data.split.val", [0, 0.0, 0.79], {-0.1: "must be >= 0, got -0.1", 1: "must be < 1, got 1"}, {}),
+    ("data.split.val", [], {"0.2": "must be a number, got '0.2'", False: "must be a number, got False"}, {}),
+    ("data.split.test", [0, 0.79], {0.8: "val + test must leave images to train on, got 1 of 1"}, {}),
+    ("data.split.test", [], {0.95: "val + test must leave images to train on, got 1.15 of 1"}, {}),
+    ("data.split.seed", [5], {-1: "must be >= 0, got -1"}, {}),
+    ("data.split.group_by", [None, "patient"], {5: "must be text, got 5"}, CSV),
+    (
+        "data.split.group_by",
+        [None],
+        {"patient": "names a column of a CSV file, but the source is digits, got 'patient'"},
+        {},
+    ),
+    (
+        "data.augment",
+        ["none", "flip", "standard"],
+        {"flips": "must be one of none, flip, standard, got 'flips'; did you mean 'flip'?"},
+        {},
+    ),
+    ("data.augment", [], {None: "must be one of none, flip, standard, got None; did you mean 'none'?"}, {}),
+    ("data.limit_per_class", [None, 1], {0: "must be >= 1, got 0"}, {}),
+    ("data.on_bad_image", ["error", "skip"], {"warn": "must be one of error, skip, got 'warn'"}, {}),
+    ("backbone.name", list(known.backbones()), {7: "must be text, got 7"}, {}),
+    ("backbone.weights", ["none", "experiment:a", "w.safetensors", "a/b.pt", "c.pth", "d.bin"], {}, {}),
+    (
+        "backbone.weights",
+        [],
+        {"DEFAULT": "cifar_resnet8 has no published weights; use none, a file or experiment:<name>"},
+        {},
+    ),
+    (
+        "backbone.weights",
+        [],
+        {"None": "must be one of none, experiment:<name>, <file.safetensors>, got 'None'; did you mean 'none'?"},
+        {},
+    ),
+    (
+        "backbone.weights",
+        ["none", "DEFAULT", "IMAGENET1K_V2"],
+        {
+            "IMAGENET1K_V3": "must be one of none, DEFAULT, IMAGENET1K_V1, IMAGENET1K_V2, experiment:<name>, "
+            "<file.safetensors>, got 'IMAGENET1K_V3'; did you mean 'IMAGENET1K_V2'?",
+            "experiment:": "experiment:<name> needs the stem of a file, got 'experiment:'",
+            "experiment:../x": "experiment:<name> needs the stem of a file, got 'experiment:../x'",
+        },
+        RESNET50,
+    ),
+    (
+        "freeze.unfrozen_stages",
+        [0, 4, "all"],
+        {5: "must be 0..4 (cifar_resnet8 has the stages stem, layer1, layer2, layer3), got 5"},
+        {},
+    ),
+    ("freeze.unfrozen_stages", [5, "all"], {}, RESNET50),
+    (
+        "freeze.unfrozen_stages",
+        [],
+        {
+            -1: "must be a whole number >= 0 or all, got -1",
+            1.0: "must be a whole number >= 0 or all, got 1.0",
+            "ALL": "must be a whole number >= 0 or all, got 'ALL'",
+            None: "must be a whole number >= 0 or all, got None",
+        },
+        {},
+    ),
+    ("freeze.unfrozen_stages", [], {True: "must be a whole number >= 0 or all, got True"}, {}),
+    (
+        "freeze.norm_stats",
+        ["frozen", "all_frozen", "updated"],
+        {"update": "must be one of frozen, all_frozen, updated, got 'update'; did you mean 'updated'?"},
+        {},
+    ),
+    ("optimizer.name", ["sgd", "adamw"], {"SDG": "must be one of sgd, adamw, got 'SDG'; did you mean 'sgd'?"}, {}),
+    ("optimizer.lr", [1e-9, 1, 1e3], {0: "must be > 0, got 0", -1.5: "must be > 0, got -1.5"}, {}),
+    ("optimizer.lr", [], {"1e-3": "must be a number, got '1e-3'", True: "must be a number, got True"}, {}),
+    (
+        "optimizer.lr",
+        [],
+        {float("inf"): "must be a finite number, got inf", float("nan"): "must be a finite number, got nan"},
+        {},
+    ),
+    ("optimizer.momentum", [0, 0.999], {1: "must be < 1, got 1", -0.1: "must be >= 0, got -0.1"}, {}),
+    ("optimizer.momentum", [], {None: "must be a number for sgd (0 for none), got None"}, {}),
+    (
+        "optimizer.momentum",
+        [None],
+        {0.9: "belongs to sgd, but the optimizer is adamw, got 0.9"},
+        {"optimizer.name": "adamw"},
+    ),
+    ("optimizer.nesterov", [True, False], {1: "must be true or false, got 1"}, {}),
+    ("optimizer.nesterov", [False], {True: "needs momentum > 0, got momentum 0"}, {"optimizer.momentum": 0.0}),
+    (
+        "optimizer.nesterov",
+        [False],
+        {True: "belongs to sgd, but the optimizer is adamw, got True"},
+        {"optimizer.name": "adamw"},
+    ),
+    ("optimizer.weight_decay", [0, 0.1], {-1e-9: "must be >= 0, got -1e-09"}, {}),
+    ("optimizer.clip_grad_norm", [None, 0.1], {0: "must be > 0, got 0"}, {}),
+    ("training.epochs", [1, 100_000], {0: "must be >= 1, got 0", 100_001: "must be <= 100000, got 100001"}, {}),
+    ("training.batch_size", [1, 4096], {0: "must be >= 1, got 0", 32.0: "must be a whole number, got 32.0"}, {}),
+    (
+        "training.schedule",
+        ["constant", "cosine"],
+        {"cos": "must be one of constant, cosine, step, got 'cos'; did you mean 'cosine'?"},
+        {},
+    ),
+    ("training.warmup_epochs", [0, 1.9], {-1: "must be >= 0, got -1", 2: "must be < epochs (2), got 2"}, {}),
+    ("training.step_epochs", [1, 5], {0: "must be >= 1, got 0", None: "required for schedule step"}, STEP),
+    (
+        "training.step_epochs",
+        [None],
+        {3: "belongs to schedule step, but the schedule is cosine, got 3"},
+        {"training.schedule": "cosine"},
+    ),
+    ("training.step_factor", [0.5, 1], {0: "must be > 0, got 0", 1.1: "must be <= 1, got 1.1"}, STEP),
+    ("training.step_factor", [], {None: "required for schedule step"}, STEP),
+    ("training.step_factor", [None], {0.5: "belongs to schedule step, but the schedule is constant, got 0.5"}, {}),
+    ("training.label_smoothing", [0, 0.99], {1: "must be < 1, got 1"}, {}),
+    ("training.class_weights", ["none", "balanced"], {"auto": "must be one of none, balanced, got 'auto'"}, {}),
+    ("training.early_stop_epochs", [None, 1], {0: "must be >= 1, got 0"}, {}),
+    (
+        "training.monitor",
+        ["val/loss", "val/accuracy", "val/balanced_accuracy", "val/macro_f1", "val/top5_accuracy"],
+        {
+            "val/acc": "must be one of val/loss, val/accuracy, val/balanced_accuracy, val/macro_f1, "
+            "val/top5_accuracy, got 'val/acc'; did you mean 'val/accuracy'?"
+        },
+        {},
+    ),
+    (
+        "training.precision",
+        ["auto", "fp32", "bf16"],
+        {"fp16": "must be one of auto, fp32, bf16, got 'fp16'; did you mean 'bf16'?"},
+        {},
+    ),
+    (
+        "training.device",
+        ["auto", "cpu", "mps", "cuda", "cuda:1"],
+        {name: f"must be auto, cpu, mps, cuda or cuda:<number>, got {name!r}" for name in ("gpu", "cuda:", "cpu\n")},
+        {},
+    ),
+]
+RIGHT = [(field, value, others) for field, right, _, others in FIELDS for value in right]
+WRONG = [(field, value, message, others) for field, _, wrong, others in FIELDS for value, message in wrong.items()]
+
+
+@pytest.mark.parametrize(("field", "value", "others"), RIGHT)
+def test_a_right_value_is_accepted_as_it_is(field, value, others):
+    built = Experiment.model_validate(experiment_fields({**others, field: value}))
+    flat = built.params()
+    if not isinstance(value, dict):
+        assert flat[field] == value
+
+
+@pytest.mark.parametrize(("field", "value", "message", "others"), WRONG)
+def test_a_wrong_value_gives_one_problem_at_its_field(field, value, message, others):
+    assert problems({**others, field: value}) == [f"{field}: {message}"]
+
+
+def test_the_table_above_names_every_field_of_an_experiment():
+    assert {field for field, *_ in FIELDS} - {"data.split"} == experiment().params().keys() - {"data.classes"}
+
+
+def test_class_names_may_look_like_numbers():
+    assert experiment(data__classes=[5, "cat", 2021]).data.classes == ("5", "cat", "2021")
+    assert experiment(data__classes=("5", "6")).data.classes == ("5", "6")
+    assert experiment(data__classes=None).data.classes is None
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "must be a list of class names, got []"),
+        ("cat", "must be a list of class names, got 'cat'"),
+        ({"cat": 1}, "must be a list of class names, got {'cat': 1}"),
+        (["cat", 1.5], "must be a list of class names, got 1.5 in it; quote it if it is a name"),
+        (["cat", True], "must be a list of class names, got True in it; quote it if it is a name"),
+        (["cat", None], "must be a list of class names, got None in it; quote it if it is a name"),
+        (["cat", ["dog"]], "must be a list of class names, got ['dog'] in it; quote it if it is a name"),
+        (["cat", "dog", "cat"], "names the class 'cat' twice"),
+        ([5, "5"], "names the class '5' twice"),
+    ],
+)
+def test_class_names_are_a_list_of_different_names(value, message):
+    assert problems({"data.classes": value}) == [f"data.classes: {message}"]
+
+
+def test_a_misspelt_backbone_is_answered_with_the_nearest():
+    assert problems({"backbone.name": "resnt50"})[0].endswith("got 'resnt50'; did you mean 'resnet50'?")
+    assert problems({"backbone.name": "ResNet18"})[0].endswith("got 'ResNet18'; did you mean 'resnet18'?")
+
+
+@pytest.mark.parametrize("name", known.backbones())
+def test_every_backbone_takes_its_own_weights_and_depths_and_no_more(name):
+    backbone = known.backbones()[name]
+    for weights in ("none", *(("DEFAULT", *backbone.weights) if backbone.weights else ())):
+        assert problems({"backbone.name": name, "backbone.weights": weights}) == []
+    deepest = len(backbone.stages)
+    assert problems({"backbone.name": name, "freeze.unfrozen_stages": deepest}) == []
+    assert problems({"backbone.name": name, "freeze.unfrozen_stages": deepest + 1})[0].startswith(
+        f"freeze.unfrozen_stages: must be 0..{deepest} ({name} has the stages "
+    )
+
+
+@pytest.mark.parametrize("field", ["data", "data.source", "backbone", "backbone.name", "optimizer", "optimizer.lr"])
+def test_a_missing_field_is_named(field):
+    assert problems({field: ABSENT}) == [f"{field}: required field is missing"]
+
+
+@pytest.mark.parametrize(
+    ("field", "near"),
+    [
+        ("sede", "; did you mean 'seed'?"),
+        ("backbon", "; did you mean 'backbone'?"),
+        ("name_", ""),
+        ("data.sorce", "; did you mean 'source'?"),
+        ("data.split.tests", "; did you mean 'test'?"),
+        ("backbone.nam", "; did you mean 'name'?"),
+        ("training.LR", ""),
+        ("optimizer.LR", "; did you mean 'lr'?"),
+        ("confirm", ""),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest_of_its_own_section(field, near):
+    assert problems({field: 1}) == [f"{field}: unknown key{near}"]
+
+
+@pytest.mark.parametrize("section", ["data", "backbone", "freeze", "optimizer", "training"])
+@pytest.mark.parametrize("value", [None, 5, "sgd", [1], [], True])
+def test_a_section_that_is_no_mapping_is_named(section, value):
+    assert problems({section: value}) == [f"{section}: must be a mapping of fields, got {value!r}"]
+
+
+def test_a_broken_field_hides_no_other_problem_of_its_section():
+    changes = {"data.image_size": 0, "data.path": "x", "data.split.val": 2, "data.split.group_by": "g"}
+    assert problems(changes) == [
+        "data.path: source digits has no path, got 'x'",
+        "data.image_size: must be >= 1, got 0",
+        "data.split.val: must be < 1, got 2",
+    ]
+    assert problems({"optimizer.lr": -1, "optimizer.name": "adamw", "optimizer.momentum": 0.5}) == [
+        "optimizer.lr: must be > 0, got -1",
+        "optimizer.momentum: belongs to sgd, but the optimizer is adamw, got 0.5",
+    ]
+
+
+def test_the_default_of_another_broken_field_is_not_reported():
+    assert problems({"optimizer.lr": -1}) == ["optimizer.lr: must be > 0, got -1"]
+    assert problems({"training.schedule": "stp"})[0].startswith("training.schedule: must be one of")
+    assert len(problems({"training.schedule": "stp", "training.epochs": 0})) == 2
+
+
+def test_all_rules_between_sections_are_reported_at_once():
+    changes = {"freeze.unfrozen_stages": 9, "data.split.group_by": "g"}
+    assert [line.split(":")[0] for line in problems(changes)] == ["freeze.unfrozen_stages", "data.split.group_by"]
+
+
+def test_momentum_is_0_9_for_sgd_and_absent_for_adamw_unless_given():
+    assert experiment().optimizer.momentum == 0.9
+    assert experiment(optimizer__name="sgd").optimizer.momentum == 0.9
+    assert experiment(optimizer__momentum=0).optimizer.momentum == 0
+    assert experiment(optimizer__name="adamw").optimizer.momentum is None
+
+
+def test_step_factor_is_a_tenth_for_schedule_step_and_absent_otherwise():
+    assert experiment(training__schedule="step", training__step_epochs=1).training.step_factor == 0.1
+    assert experiment(training__schedule="cosine").training.step_factor is None
+
+
+def test_an_experiment_is_frozen_hashable_and_equal_to_its_twin():
+    one = experiment(data__classes=[1, 2])
+    assert {one: 1}[experiment(data__classes=["1", "2"])] == 1
+    with pytest.raises(ValidationError, match="frozen"):
+        one.seed = 1
+
+
+def test_params_are_every_field_by_dotted_path_with_defaults_and_without_the_name():
+    params = experiment().params()
+    assert params["optimizer.weight_decay"] == 0.0
+    assert params["data.split.val"] == 0.2
+    assert "name" not in params
+    assert len(params) == 36
+
+
+def test_replace_fills_dotted_fields_and_keeps_the_rest():
+    base = experiment(optimizer__lr=0.5)
+    other = base.replace({"optimizer.lr": 1, "freeze.unfrozen_stages": "all", "seed": 7})
+    assert (other.optimizer.lr, other.freeze.unfrozen_stages, other.seed) == (1.0, "all", 7)
+    assert {k for k, v in other.params().items() if v != base.params()[k]} == {
+        "optimizer.lr",
+        "freeze.unfrozen_stages",
+        "seed",
+    }
+    assert base.optimizer.lr == 0.5
+
+
+def test_replace_of_nothing_is_the_same_experiment_and_keeps_its_name():
+    base = Experiment.model_validate({**experiment_fields(), "name": "pets"})
+    assert base.replace({}) == base
+    assert base.replace({"seed": 1}).name == "pets"
+    assert base.replace({"name": "dogs"}).name == "dogs"
+
+
+def test_replace_lets_defaults_follow_the_new_values():
+    assert experiment().replace({"optimizer.name": "adamw"}).optimizer.momentum is None
+    step = experiment().replace({"training.schedule": "step", "training.step_epochs": 1})
+    assert step.training.step_factor == 0.1
+
+
+def test_replace_refuses_what_is_no_recipe():
+    explicit = experiment(optimizer__momentum=0.9)
+    for values in ({"optimizer.name": "adamw"}, {"seed.x": 1}, {"a.b": 1}, {"": 1}, {"seed": None}, {"data": None}):
+        with pytest.raises(ValidationError):
+            explicit.replace(values)
+
+
+def test_refusal_is_the_first_problem_in_words_and_none_for_a_recipe():
+    base = experiment(optimizer__momentum=0.9)
+    assert base.refusal({}) is None
+    assert base.refusal({"optimizer.lr": 3}) is None
+    assert base.refusal({"optimizer.lr": -1}) == "optimizer.lr: must be > 0, got -1"
+    assert base.refusal({"optimizer.lr": "x", "seed": -1}) == "optimizer.lr: must be a number, got 'x'"
+    expected = "optimizer.momentum: belongs to sgd, but the optimizer is adamw, got 0.9"
+    assert base.refusal({"optimizer.name": "adamw"}) == expected
+    assert base.refusal({"optimizer.lrr": 1}) == "optimizer.lrr: unknown key; did you mean 'lr'?"
+    assert base.refusal({"seed.x": 1}) == "seed: must be a whole number, got {'x': 1}"
+
+
+def test_problems_are_all_reasons_against_a_replacement():
+    found = experiment().problems({"optimizer.lr": -1, "seed": -1})
+    assert [problem.field for problem in found] == ["optimizer.lr", "seed"]
+    assert experiment().problems({"optimizer.lr": 1}) == []
+
+
+def test_the_name_is_a_stem():
+    for name in ("a", "A-1_b.c", "9", "x" * 100):
+        assert Experiment.model_validate({**experiment_fields(), "name": name}).name == name
+    for name in ("", ".x", "-x", "a b", "a/b", "x" * 101, "a\n", "é"):
+        with pytest.raises(ValidationError, match="name"):
+            Experiment.model_validate({**experiment_fields(), "name": name})
+
+
+leaves = st.none() | st.integers() | st.text(max_size=3)
+sections = st.recursive(
+    st.dictionaries(st.text("abc", min_size=1, max_size=2), leaves, min_size=1, max_size=3),
+    lambda inner: st.dictionaries(st.text("abc", min_size=1, max_size=2), leaves | inner, min_size=1, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(sections)
+@example({"a": {"b": {"c": 1}}, "b": [1]})
+def test_flatten_keeps_every_leaf_under_its_path(tree):
+    flat = flatten(tree)
+    rebuilt: dict = {}
+    for dotted, value in flat.items():
+        *parents, last = dotted.split(".")
+        place = rebuilt
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    assert rebuilt == tree
+
+
+def test_pydantic_reports_of_python_callers_are_put_in_words_too():
+    with pytest.raises(ValidationError) as caught:
+        Experiment.model_validate({1: 2, **experiment_fields()})
+    assert [p.message for p in problems_of(caught.value, Experiment)] == ["keys must be text, got 1"]
+    with pytest.raises(ValidationError) as caught:
+        Experiment.model_validate(5)
+    assert [(p.field, p.message) for p in problems_of(caught.value, Experiment)] == [
+        ("", "must be a mapping of fields, got 5")
+    ]

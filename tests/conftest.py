@@ -1,0 +1,33 @@
+"""Fixtures that several rooms share."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fttune.config.workspace import Workspace
+
+
+@pytest.fixture(scope="session")
+def empty_stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated folder with the tables of both stores and nothing in them: making them takes seconds."""
+    from fttune.searching import open_storage
+    from fttune.tracking.store import MlflowStore
+
+    workspace = Workspace.at(tmp_path_factory.mktemp("stores"))
+    open_storage(workspace.optuna_uri, locks=workspace.locks)
+    MlflowStore(workspace.mlflow_uri, artifacts=workspace.artifacts, locks=workspace.locks)
+    return workspace.mlruns
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, empty_stores: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace in a temporary folder, which is also the current one, with empty stores."""
+    for variable in ("MLFLOW_TRACKING_URI", "FTTUNE_MLRUNS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+    workspace = Workspace.at(tmp_path)
+    workspace.mlruns.mkdir()
+    for name in ("optuna.db", "mlflow.db"):
+        shutil.copy(empty_stores / name, workspace.mlruns / name)
+    return workspace

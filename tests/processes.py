@@ -1,0 +1,83 @@
+"""Run `fttune` in processes of their own: forked from a server that has imported everything and started no threads,
+so that a start costs a fork and not ten seconds of imports."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PRELOAD = [
+    "tests.processes",
+    "fttune.app.search",
+    "fttune.tracking.store",
+    "fttune.display",
+    "fttune.cli",
+    "fttune.app.results",
+]
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(PRELOAD)
+
+
+@dataclass
+class Command:
+    """A started `fttune` command with its output in files."""
+
+    process: multiprocessing.Process
+    out: Path
+    err: Path
+
+    def wait(self, timeout_seconds: float = 120) -> int:
+        """Return the exit code; a negative one is the signal that ended it."""
+        self.process.join(timeout_seconds)
+        assert self.process.exitcode is not None, f"still running after {timeout_seconds} s: {self.err.read_text()}"
+        return self.process.exitcode
+
+    def wait_for(self, text: str, timeout_seconds: float = 90) -> None:
+        """Wait until `text` stands on stderr."""
+        end = time.monotonic() + timeout_seconds
+        while text not in self.err.read_text():
+            assert self.process.is_alive(), f"ended without saying {text!r}: {self.err.read_text()}"
+            assert time.monotonic() < end, f"did not say {text!r}: {self.err.read_text()}"
+            time.sleep(0.01)
+
+    def send(self, signum: signal.Signals) -> None:
+        """Send a signal to the process."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, signum)
+
+
+def start(*arguments: str, cwd: Path) -> Command:
+    """Start `fttune ARGUMENTS` in a folder."""
+    stamp = f"{time.monotonic_ns()}"
+    out, err = cwd / f".out-{stamp}", cwd / f".err-{stamp}"
+    out.touch()
+    err.touch()
+    process = _CONTEXT.Process(target=_main, args=(arguments, str(cwd), str(out), str(err)))
+    process.start()
+    return Command(process, out, err)
+
+
+def run(*arguments: str, cwd: Path) -> tuple[int, str, str]:
+    """Run `fttune ARGUMENTS` to its end; return exit code, stdout and stderr."""
+    command = start(*arguments, cwd=cwd)
+    code = command.wait()
+    return code, command.out.read_text(), command.err.read_text()
+
+
+def _main(arguments: tuple[str, ...], cwd: str, out: str, err: str) -> None:
+    import torch
+
+    from fttune.cli import main
+
+    os.chdir(cwd)
+    for stream, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    sys.stdout = os.fdopen(1, "w", buffering=1)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    torch.set_num_threads(1)
+    sys.argv = ["fttune", *arguments]
+    main()
+    sys.stdout.flush()

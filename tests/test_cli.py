@@ -1,0 +1,262 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from PIL import Image
+
+import fttune
+from fttune import cli
+from fttune.config.workspace import Workspace
+from tests import processes
+from tests.recipes import write_experiment, write_study
+
+HEAVY = ("torch", "torchvision", "mlflow", "optuna", "pandas", "numpy", "sklearn")
+COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]
+
+
+def modules_after(*arguments: str, cwd: Path) -> tuple[int, set[str]]:
+    """Run `fttune` in a fresh interpreter; return its exit code and which heavy modules it imported."""
+    code = (
+        f"import sys; sys.argv = ['fttune', *{arguments!r}]\n"
+        "from fttune.cli import main\n"
+        "try: main()\n"
+        f"finally: print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
+    return done.returncode, set(re.findall(r"'(\w+)'", done.stderr.rpartition("HEAVY")[2]))
+
+
+def test_help_and_validate_import_nothing_heavy(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    assert modules_after("--help", cwd=tmp_path) == (0, set())
+    assert modules_after("validate", str(study), cwd=tmp_path) == (0, set())
+
+
+def test_bad_yaml_is_found_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    study = write_study(tmp_path, batch=0)
+    for command in ("train", "search"):
+        assert modules_after(command, str(study), cwd=tmp_path) == (2, set())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_stands_in_the_docs(command: str, tmp_path: Path) -> None:
+    code, out, _ = processes.run(command, "--help", cwd=tmp_path)
+    assert code == 0
+    assert out.strip()
+    guide = Path(__file__).parent.parent / "docs" / "guide.md"
+    assert f"fttune {command}" in guide.read_text()
+
+
+def test_version_is_the_packages(tmp_path: Path) -> None:
+    code, out, _ = processes.run("--version", cwd=tmp_path)
+    assert (code, out) == (0, f"fttune {fttune.__version__}\n")
+
+
+def test_validate_names_every_problem_of_every_file(tmp_path: Path) -> None:
+    good, bad = write_experiment(tmp_path), write_experiment(tmp_path, "bad", seed=-1, optimizer__lr=0.0)
+    worse = write_study(tmp_path, "worse", batch=0)
+    code, out, err = processes.run("validate", str(good), str(bad), str(worse), cwd=tmp_path)
+    assert code == 2
+    assert out == f"{good}: ok (experiment)\n"
+    assert f"{bad}: optimizer.lr: must be > 0, got 0.0" in err.replace("0.0, got", "0, got")
+    assert f"{bad}: seed: must be >= 0, got -1" in err
+    assert f"{worse}: batch: must be >= 1, got 0" in err
+    assert "Traceback" not in err
+
+
+def test_train_prints_json_that_holds_every_step(workspace: Workspace) -> None:
+    write_experiment(workspace.root)
+    code, out, err = processes.run("train", "experiments/tiny.yaml", "--json", cwd=workspace.root)
+    assert code == 0, err
+    found = json.loads(out)
+    assert [epoch["epoch"] for epoch in found["epochs"]] == [1, 2]
+    assert len(found["step_losses"]) == 2 * 3  # 24 images in batches of 8
+    assert "trainable 77.6k of 77.6k parameters: stem, layer1, layer2, layer3, head; device cpu" in err
+    assert "epoch 2/2, train/loss" in err
+
+
+def test_set_replaces_fields_of_experiment_and_study(workspace: Workspace) -> None:
+    write_study(workspace.root)
+    code, out, err = processes.run(
+        "search",
+        "studies/tiny.yaml",
+        "--set",
+        "training.epochs=1",
+        "--set",
+        "budget.n_trials=2",
+        "--set",
+        "space.freeze.unfrozen_stages.high=0",
+        "--json",
+        cwd=workspace.root,
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    assert len(found["trials"]) == 2
+    assert {t["freeze.unfrozen_stages"] for t in found["trials"]} == {0}
+    assert {t["best_epoch"] for t in found["trials"]} == {1}
+
+
+def test_search_prints_the_best_trials_and_the_link_that_compares_them(workspace: Workspace) -> None:
+    write_study(workspace.root)
+    code, out, err = processes.run("search", "studies/tiny.yaml", cwd=workspace.root)
+    assert code == 0, err
+    assert "study tiny: 4 complete" in out
+    assert re.search(r"number +state +value +optimizer\.lr +freeze\.unfrozen_stages", out)
+    assert "http://127.0.0.1:5000/#/compare-runs?runs=" in out
+    assert "trial-0003: complete, value" in err
+    code, out, err = processes.run("search", "studies/tiny.yaml", cwd=workspace.root)
+    assert (code, err) == (0, "tiny: study tiny is finished: nothing to do\n")
+
+
+def test_mlruns_moves_the_whole_generated_folder(workspace: Workspace) -> None:
+    write_experiment(workspace.root)
+    workspace.mlruns.rename(workspace.root / "other")
+    code, _, err = processes.run("train", "experiments/tiny.yaml", "--mlruns", "other", cwd=workspace.root)
+    assert code == 0, err
+    assert not workspace.mlruns.exists()
+    assert list((workspace.root / "other" / "artifacts" / "tiny").iterdir())
+
+
+def folder(root: Path, **images: int) -> Path:
+    """Make `<root>/images/<class>/<n>.png` with so many images for each class."""
+    for name, count in images.items():
+        (root / "images" / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (8, 8), (index, 0, 0)).save(root / "images" / name / f"{index}.png")
+    return root / "images"
+
+
+BAD_INPUTS = {
+    "no such file": (["train", "experiments/none.yaml"], "experiments/none.yaml: cannot be read"),
+    "not yaml": (["train", "images/a/9.png"], "images/a/9.png: must be a mapping"),
+    "unknown override": (["train", "experiments/tiny.yaml", "--set", "optimizer.l=1"], "did you mean 'lr'"),
+    "override without value": (["train", "experiments/tiny.yaml", "--set", "seed"], "must be dotted.field=value"),
+    "unknown option": (["train", "experiments/tiny.yaml", "--sett", "seed=1"], "No such option"),
+    "unreadable image": (["train", "experiments/images.yaml"], "a/9.png"),
+    "missing folder": (["train", "experiments/images.yaml", "--set", "data.path=nowhere"], "nowhere"),
+    "bad weights": (["train", "experiments/tiny.yaml", "--set", "backbone.weights=weights.pth"], "weights.pth"),
+    "missing weights": (["train", "experiments/tiny.yaml", "--set", "backbone.weights=no.pth"], "no.pth"),
+    "weights of another net": (["train", "experiments/tiny.yaml", "--set", "backbone.weights=other.pth"], "missing: "),
+    "early stopping without validation": (
+        ["train", "experiments/tiny.yaml", "--set", "training.early_stop_epochs=1", "--set", "data.split.val=0.0"],
+        "needs a validation split",
+    ),
+    "missing class": (["train", "experiments/tiny.yaml", "--set", "data.classes=[0, 11]"], "11"),
+    "missing device": (["train", "experiments/tiny.yaml", "--set", "training.device=cuda:7"], "cuda:7 is not there"),
+    "no validation split": (["search", "studies/tiny.yaml", "--set", "data.split.val=0.0"], "data.split.val is 0"),
+    "deeper than the backbone": (
+        ["search", "studies/tiny.yaml", "--set", "space.freeze.unfrozen_stages.high=9"],
+        "must be 0..4",
+    ),
+    "nothing to show": (["ui"], "holds no runs yet"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUTS)
+def test_bad_input_is_one_message_exit_2_and_nothing_written(name: str, tmp_path: Path) -> None:
+    folder(tmp_path, a=5, b=5)
+    (tmp_path / "images" / "a" / "9.png").write_bytes(b"not an image")
+    (tmp_path / "weights.pth").write_bytes(b"garbage")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    write_study(tmp_path)
+    write_experiment(tmp_path, "images", data={"source": "folder", "path": "images", "image_size": 8})
+    arguments, message = BAD_INPUTS[name]
+    code, out, err = processes.run(*arguments, cwd=tmp_path)
+    assert code == 2, err
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""
+    written = {path.relative_to(tmp_path) for path in tmp_path.rglob("mlruns/*")}
+    assert written <= {Path("mlruns/cache")}  # decoded images, which are no harm
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    _, _, err = processes.run("--debug", "train", "nowhere.yaml", cwd=tmp_path)
+    assert "Traceback" in err
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_in_order_and_the_same_command_continues(
+    signum: signal.Signals, code: int, workspace: Workspace
+) -> None:
+    write_study(workspace.root, budget__n_trials=8)
+    arguments = ("search", "studies/tiny.yaml", "--set", "training.epochs=5", "--json")
+    command = processes.start(*arguments, cwd=workspace.root)
+    command.wait_for("trial-0002: trainable")
+    command.send(signum)
+    assert command.wait(30) == code
+    assert command.err.read_text().endswith("interrupted; the same command continues\n")
+    import mlflow
+
+    mlflow.set_tracking_uri(workspace.mlflow_uri)
+    assert "RUNNING" not in set(mlflow.search_runs(experiment_names=["tiny"])["status"])
+    states = [t.state.name for t in optuna.load_study(study_name="tiny", storage=workspace.optuna_uri).trials]
+    assert "RUNNING" in states
+    assert "FAIL" not in states
+    ended, out, err = processes.run(*arguments, cwd=workspace.root)
+    assert ended == 0, err
+    assert [t["state"] for t in json.loads(out)["trials"]] == ["complete"] * 8
+
+
+def test_two_searches_at_once_give_one_message(workspace: Workspace) -> None:
+    write_study(workspace.root)
+    first = processes.start("search", "studies/tiny.yaml", cwd=workspace.root)
+    first.wait_for("trial-0000: trainable")
+    first.send(signal.SIGSTOP)
+    code, _, err = processes.run("search", "studies/tiny.yaml", cwd=workspace.root)
+    first.send(signal.SIGCONT)
+    assert code == 1
+    assert f"study tiny is being searched by process {first.process.pid}" in err
+    assert first.wait() == 0
+
+
+def test_the_python_names_of_the_package_are_these() -> None:
+    assert sorted(fttune.__all__) == [
+        "Experiment",
+        "FttuneError",
+        "Study",
+        "best_experiment",
+        "fine_tune",
+        "load_experiment",
+        "load_study",
+        "search",
+        "train",
+    ]
+    for name in fttune.__all__:
+        assert getattr(fttune, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        fttune.nothing  # noqa: B018
+
+
+def test_ui_serves_the_store_on_loopback(workspace: Workspace) -> None:
+    import socket
+    import time
+    import urllib.request
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", "from fttune.cli import main; main()", "ui", "--port", str(port)]
+    server = subprocess.Popen(
+        command, cwd=workspace.root, stderr=subprocess.PIPE, env={**os.environ}, start_new_session=True
+    )
+    try:
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+                    assert answer.read() == b"OK"
+                    break
+            except OSError:
+                time.sleep(0.2)
+        else:
+            pytest.fail("the server did not answer in two minutes")
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.communicate(timeout=60)

@@ -1,0 +1,56 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from fttune.config import Experiment, Study, load
+from fttune.config.experiment import flatten
+from fttune.config.known import torchvision_datasets
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/guide.md", "docs/architecture.md")
+
+
+def yaml_blocks() -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+        found += [(f"{page}[{index}]", block) for index, block in enumerate(blocks)]
+    return found
+
+
+def test_the_docs_hold_four_examples() -> None:
+    assert len(yaml_blocks()) == 4
+
+
+@pytest.mark.parametrize(("name", "block"), yaml_blocks())
+def test_every_yaml_example_of_the_docs_is_valid(name: str, block: str, tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    file = tmp_path / "studies" / "example.yaml"
+    file.write_text(block)
+    assert isinstance(load(file), Experiment if "task:" in block else Study), name
+
+
+def test_every_field_stands_in_the_guide() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    experiment, study = load(ROOT / "experiments" / "digits.yaml"), load(ROOT / "studies" / "digits.yaml")
+    assert isinstance(experiment, Experiment)
+    fields = {path.rpartition(".")[2] for path in flatten(experiment.model_dump())}
+    fields |= set(Study.model_fields) - {"name"}
+    fields |= {path.rpartition(".")[2] for path in flatten(study.model_dump(include={"budget", "sampler", "pruner"}))}
+    assert sorted(field for field in fields if not re.search(rf"\b{field}\b", guide)) == []
+
+
+def test_every_file_of_the_map_exists_and_every_room_is_on_it() -> None:
+    text = (ROOT / "README.md").read_text().partition("## File map")[2]
+    listed = re.findall(r"^  (\w[\w.]*/?) ", text, re.MULTILINE)
+    rooms = {p.name + "/" if p.is_dir() else p.name for p in (ROOT / "fttune").iterdir()}
+    rooms -= {"__pycache__/", "__init__.py", "py.typed"}
+    assert sorted(listed) == sorted(rooms)
+
+
+def test_data_sets_are_torchvisions_own_names() -> None:
+    import torchvision
+
+    assert [name for name in torchvision_datasets() if not hasattr(torchvision.datasets, name)] == []

@@ -1,0 +1,43 @@
+import json
+import math
+
+from fttune.report import TrialRow, as_records, as_text, table
+
+ROWS = [
+    TrialRow(3, "complete", 0.9, {"optimizer.lr": 0.00012344, "freeze.unfrozen_stages": 2}, 4, 1000, 1.5),
+    TrialRow(1, "pruned", 0.5, {"optimizer.lr": 0.1, "freeze.unfrozen_stages": 0}, 1, 10, 0.5),
+    TrialRow(2, "running", None, {"optimizer.lr": 0.2}, None, None, None),
+]
+
+
+def test_a_table_has_one_line_for_each_trial_in_the_given_order() -> None:
+    frame = table(ROWS)
+    assert frame["number"].tolist() == [3, 1, 2]
+    assert list(frame.columns) == [
+        "number",
+        "state",
+        "value",
+        "optimizer.lr",
+        "freeze.unfrozen_stages",
+        "best_epoch",
+        "trainable_parameters",
+        "seconds",
+    ]
+    assert math.isnan(frame["value"][2])
+
+
+def test_text_shows_whole_numbers_whole_and_missing_ones_as_a_dash() -> None:
+    lines = as_text(table(ROWS)).splitlines()
+    assert lines[1].split() == ["3", "complete", "0.9", "0.0001234", "2", "4", "1000", "1.5"]
+    assert lines[3].split()[:3] == ["2", "running", "-"]
+
+
+def test_records_are_json_with_null_for_what_is_missing() -> None:
+    records = json.loads(json.dumps(as_records(table(ROWS))))
+    assert records[0]["best_epoch"] == 4
+    assert records[0]["value"] == 0.9
+    assert (records[2]["value"], records[2]["best_epoch"], records[2]["freeze.unfrozen_stages"]) == (None, None, None)
+
+
+def test_a_study_without_trials_is_an_empty_table() -> None:
+    assert as_records(table([])) == []

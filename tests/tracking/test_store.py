@@ -1,0 +1,142 @@
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from fttune.config.workspace import Workspace
+from fttune.errors import StoreError
+from fttune.tracking.store import MlflowStore
+from fttune.training.events import Described, EpochEnded, FileSaved, Notice, RunClosed, RunOpened
+
+
+def store_of(workspace: Workspace) -> MlflowStore:
+    return MlflowStore(workspace.mlflow_uri, artifacts=workspace.artifacts, locks=workspace.locks)
+
+
+@pytest.fixture
+def store(workspace: Workspace) -> MlflowStore:
+    return store_of(workspace)
+
+
+@pytest.fixture
+def plain(workspace: Workspace) -> MlflowClient:
+    return MlflowClient(workspace.mlflow_uri)
+
+
+def runs(plain: MlflowClient, name: str = "pets") -> dict[str, object]:
+    experiment = plain.get_experiment_by_name(name)
+    assert experiment is not None
+    return {run.info.run_name: run for run in plain.search_runs([experiment.experiment_id])}
+
+
+def test_children_hang_under_their_parent_with_params_metrics_and_tags(store: MlflowStore, plain: MlflowClient) -> None:
+    store.write("pets", RunOpened("pets", "pets", tags={"fttune.kind": "study"}))
+    opened = RunOpened("trial-0007", "pets", parent="pets", params={"optimizer.lr": 0.1, "data.classes": ("a", "b")})
+    store.write("pets/7", opened)
+    store.write("pets/7", Described({"fttune.device": "cpu"}))
+    store.write("pets/7", EpochEnded(1, {"val/loss": 0.5}, unix_ms=1000))
+    store.write("pets/7", EpochEnded(2, {"val/loss": 0.25}, unix_ms=2000))
+    store.write("pets/7", Notice("for people only"))
+    store.write("pets/7", RunClosed("complete", {"x": "y"}, {"value": 0.25}))
+    parent, child = runs(plain)["pets"], runs(plain)["trial-0007"]
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.tags["fttune.run"] == "pets/7"
+    assert child.data.tags["fttune.device"] == "cpu"
+    assert child.data.params == {"optimizer.lr": "0.1", "data.classes": "a, b"}
+    history = plain.get_metric_history(child.info.run_id, "val/loss")
+    assert [(p.step, p.value, p.timestamp) for p in history] == [(1, 0.5, 1000), (2, 0.25, 2000)]
+    assert child.data.metrics["value"] == 0.25
+    assert (parent.info.status, child.info.status) == ("RUNNING", "FINISHED")
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        ("complete", "FINISHED"),
+        ("pruned", "KILLED"),
+        ("interrupted", "KILLED"),
+        ("diverged", "FAILED"),
+        ("failed", "FAILED"),
+    ],
+)
+def test_a_state_gives_the_status_of_the_contract(
+    state: str, status: str, store: MlflowStore, plain: MlflowClient
+) -> None:
+    store.write("pets", RunOpened("pets", "pets"))
+    store.write("pets", RunClosed(state, {"fttune.cause": "why"}))
+    run = runs(plain)["pets"]
+    assert (run.info.status, run.data.tags["fttune.state"], run.data.tags["fttune.cause"]) == (status, state, "why")
+
+
+def test_a_reopened_run_is_the_same_run_and_gets_no_point_twice(
+    store: MlflowStore, plain: MlflowClient, workspace: Workspace
+) -> None:
+    epoch = {"train/loss": 1.0, "val/loss": 1.0}
+    store.write("pets", RunOpened("pets", "pets", params={"a": 1}))
+    store.write("pets", EpochEnded(1, epoch))
+    store.write("pets", EpochEnded(2, epoch))
+    store.write("pets", RunClosed("interrupted"))
+    later = store_of(workspace)
+    later.write("pets", RunOpened("pets", "pets", params={"a": 1}, reopen=True))
+    assert runs(plain)["pets"].info.status == "RUNNING"
+    for number in (1, 2, 3):
+        later.write("pets", EpochEnded(number, epoch))
+    experiment = plain.get_experiment_by_name("pets")
+    found = plain.search_runs([experiment.experiment_id])
+    assert len(found) == 1
+    history = plain.get_metric_history(found[0].info.run_id, "val/loss")
+    assert [point.step for point in history] == [1, 2, 3]
+
+
+def test_a_run_to_reopen_that_was_never_stored_is_made(store: MlflowStore, plain: MlflowClient) -> None:
+    store.write("pets", RunOpened("pets", "pets", reopen=True))
+    assert "pets" in runs(plain)
+
+
+def test_files_lie_under_the_generated_folder(store: MlflowStore, workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "best.json").write_text("{}")
+    (tmp_path / "best.safetensors").write_bytes(b"x")
+    store.write("pets", RunOpened("pets", "pets", tags={"k": "v"}))
+    assert store.find_checkpoint("pets", {"k": "v"}) is None
+    for name in ("best.json", "best.safetensors"):
+        store.write("pets", FileSaved(tmp_path / name, "checkpoint"))
+    store.write("pets", RunClosed("complete"))
+    found = store.find_checkpoint("pets", {"k": "v"})
+    assert found is not None
+    assert found.read_bytes() == b"x"
+    assert found.is_relative_to(workspace.artifacts / "pets")
+    assert store.find_checkpoint("pets", {"k": "other"}) is None
+    assert store.find_checkpoint("nothing", {}) is None
+
+
+def test_more_params_than_one_request_takes_are_all_stored(store: MlflowStore, plain: MlflowClient) -> None:
+    store.write("pets", RunOpened("pets", "pets", params={f"p{i}": i for i in range(230)}))
+    assert len(runs(plain)["pets"].data.params) == 230
+
+
+def test_a_moved_folder_is_refused_with_its_remedy(workspace: Workspace, store: MlflowStore, tmp_path: Path) -> None:
+    store.write("pets", RunOpened("pets", "pets"))
+    workspace.mlruns.rename(tmp_path / "elsewhere")
+    moved = Workspace.at(tmp_path, tmp_path / "elsewhere")
+    with pytest.raises(StoreError) as refused:
+        store_of(moved)
+    text = str(refused.value)
+    assert f"MLflow stored its artifacts under {workspace.mlruns}" in text
+    assert f"ln -s {moved.mlruns} {workspace.mlruns}" in text
+    moved.mlruns.rename(workspace.mlruns)
+    store_of(workspace)
+
+
+def test_the_comparison_names_runs_and_experiment(store: MlflowStore, plain: MlflowClient) -> None:
+    import json
+    from urllib.parse import parse_qs, urlsplit
+
+    assert store.comparison("pets", ["pets/0"]) is None
+    for number in (0, 1):
+        store.write(f"pets/{number}", RunOpened(f"trial-{number}", "pets"))
+    path = store.comparison("pets", ["pets/1", "pets/0", "pets/9"])
+    assert path is not None
+    query = parse_qs(urlsplit(urlsplit(path).fragment).query)
+    ids = {name: run.info.run_id for name, run in runs(plain).items()}
+    assert json.loads(query["runs"][0]) == [ids["trial-1"], ids["trial-0"]]
+    assert json.loads(query["experiments"][0]) == [plain.get_experiment_by_name("pets").experiment_id]

@@ -1,0 +1,64 @@
+import threading
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from fttune.config.workspace import Workspace
+from fttune.errors import StoreError, TrackingFailed
+from fttune.tracking import Uploader
+from fttune.training.events import EpochEnded, EventLog, RunClosed, RunOpened
+
+
+def uploader_of(workspace: Workspace, uri: str | None = None) -> Uploader:
+    return Uploader(uri or workspace.mlflow_uri, artifacts=workspace.artifacts, locks=workspace.locks)
+
+
+def test_what_was_logged_is_stored_in_order_after_a_flush(workspace: Workspace) -> None:
+    uploader = uploader_of(workspace)
+    log = EventLog(uploader)
+    log.append("pets", RunOpened("pets", "pets"))
+    for epoch in range(1, 21):
+        log.append("pets", EpochEnded(epoch, {"val/loss": 1 / epoch}, unix_ms=epoch))
+    uploader.flush()
+    mlflow.set_tracking_uri(workspace.mlflow_uri)
+    frame = mlflow.search_runs(experiment_names=["pets"])
+    assert frame["metrics.val/loss"].tolist() == [1 / 20]
+    assert frame["status"].tolist() == ["RUNNING"]
+    log.append("pets", RunClosed("complete"))
+    uploader.close()
+    assert mlflow.search_runs(experiment_names=["pets"])["status"].tolist() == ["FINISHED"]
+
+
+def test_all_calls_come_from_one_thread_that_is_not_the_callers(workspace: Workspace) -> None:
+    uploader = uploader_of(workspace)
+    names = {uploader.ask(lambda _: threading.current_thread().name) for _ in range(3)}
+    uploader.close()
+    assert len(names) == 1
+    assert names != {threading.current_thread().name}
+
+
+def test_opening_writes_nothing_before_the_first_event(tmp_path: Path) -> None:
+    workspace = Workspace.at(tmp_path)
+    uploader_of(workspace).close()
+    assert not workspace.mlruns.exists()
+
+
+def test_a_dead_server_is_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uploader = uploader_of(workspace, "http://127.0.0.1:9")
+    log = EventLog(uploader)
+    log.append("pets", RunOpened("pets", "pets"))
+    log.append("pets", RunClosed("complete"))
+    with pytest.raises(TrackingFailed, match=r"MLflow at http://127\.0\.0\.1:9 did not take what was logged"):
+        uploader.close()
+
+
+def test_a_moved_folder_reaches_the_caller_as_it_is(workspace: Workspace, tmp_path: Path) -> None:
+    first = uploader_of(workspace)
+    EventLog(first).append("pets", RunOpened("pets", "pets"))
+    first.close()
+    workspace.mlruns.rename(tmp_path / "elsewhere")
+    uploader = uploader_of(Workspace.at(tmp_path, tmp_path / "elsewhere"))
+    with pytest.raises(StoreError, match="was moved"):
+        uploader.ask(lambda store: store.uri)

@@ -1,0 +1,93 @@
+"""What only a CUDA device can show. Skipped elsewhere."""
+
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fttune.models import Weights, load_model
+from fttune.models.backbone import build_backbone
+from fttune.training import CheckpointFolder, fine_tune
+from fttune.training.fine_tune import prepare_run
+from fttune.training.loop import train_epoch
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+LABELS = tuple(i % 3 for i in range(60))
+
+
+@pytest.fixture
+def make_gpu_recipe(make_recipe):
+    def make(**fields):
+        base = {"backbone__name": "resnet18", "data__image_size": 64, "data__resize": 64, "training__device": "cuda"}
+        return make_recipe(**{**base, "optimizer__lr": 0.01, "training__batch_size": 16, **fields})
+
+    return make
+
+
+def test_bf16_and_channels_last_are_on_and_train(make_inputs, make_gpu_recipe):
+    inputs = make_inputs(LABELS, LABELS, side=64)
+    run = prepare_run(make_gpu_recipe(), inputs)
+    assert run.device.bf16
+    assert run.backbone.module.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    result = fine_tune(make_gpu_recipe(training__epochs=6), inputs)
+    assert result.epochs[-1].metrics["train/loss"] < result.epochs[0].metrics["train/loss"] / 2
+
+
+def test_single_precision_losses_are_those_of_the_cpu(make_inputs, make_gpu_recipe, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    fields = {"training__precision": "fp32", "optimizer__lr": 0.001}
+    on_gpu = fine_tune(make_gpu_recipe(**fields), make_inputs(LABELS, side=64)).step_losses
+    on_cpu = fine_tune(make_gpu_recipe(**fields, training__device="cpu"), make_inputs(LABELS, side=64)).step_losses
+    assert on_gpu == pytest.approx(on_cpu, abs=1e-3)
+
+
+@pytest.mark.parametrize("norm_stats", ["frozen", "all_frozen"])
+def test_frozen_parameters_and_buffers_are_byte_identical(norm_stats, tmp_path, make_inputs, make_gpu_recipe):
+    source = build_backbone("resnet18", Weights(None, "none"), classes=("a", "b", "c"), seed=1).module.state_dict()
+    inputs = make_inputs(LABELS, side=64, weights=Weights(source, "file"))
+    recipe = make_gpu_recipe(freeze__unfrozen_stages=1, freeze__norm_stats=norm_stats, optimizer__weight_decay=0.1)
+    fine_tune(recipe, inputs, checkpoints=CheckpointFolder(tmp_path, keep_last=True))
+    last = load_file(tmp_path / "last.safetensors")
+    changed = {name for name in source if not torch.equal(last[name], source[name])}
+    trained = {name for name in source if name.startswith(("layer4.", "fc."))}
+    if norm_stats == "all_frozen":
+        trained -= {name for name in trained if "running_" in name or "num_batches" in name}
+    assert changed == trained
+
+
+def test_no_step_waits_for_the_device(make_inputs, make_gpu_recipe, monkeypatch):
+    recipe = make_gpu_recipe(
+        optimizer__clip_grad_norm=1.0, training__class_weights="balanced", training__label_smoothing=0.1
+    )
+    run = prepare_run(recipe, make_inputs(LABELS, side=64))
+    train_epoch(run, 1)
+    loop = sys.modules["fttune.training.loop"]
+    step = loop._step
+
+    def watched(*arguments):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return step(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(loop, "_step", watched)
+    train_epoch(run, 2)
+
+
+def test_the_devices_global_generator_is_left_alone(make_inputs, make_gpu_recipe):
+    torch.cuda.manual_seed(5)
+    before = torch.cuda.get_rng_state()
+    fine_tune(make_gpu_recipe(), make_inputs(LABELS, side=64))
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_a_checkpoint_of_a_cuda_run_loads_on_the_cpu(tmp_path, make_inputs, make_gpu_recipe):
+    inputs = make_inputs(LABELS, LABELS, side=64)
+    result = fine_tune(make_gpu_recipe(), inputs, checkpoints=CheckpointFolder(tmp_path))
+    model = load_model(tmp_path / "best.safetensors")
+    images = inputs.normalise(torch.from_numpy(inputs.data.val.images).permute(0, 3, 1, 2))
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(model(images), inputs.data.val.labels).item()
+    assert loss == pytest.approx(result.value, rel=0.05, abs=0.02)

@@ -16,6 +16,7 @@ from fttune import cli
 from fttune.config.workspace import Workspace
 from tests import processes
 from tests.recipes import write_experiment, write_study
+from tests.stored import runs_of
 
 HEAVY = ("torch", "torchvision", "mlflow", "optuna", "pandas", "numpy", "sklearn")
 COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]
@@ -151,6 +152,10 @@ BAD_INPUTS = {
     "missing class": (["train", "experiments/tiny.yaml", "--set", "data.classes=[0, 11]"], "11"),
     "missing device": (["train", "experiments/tiny.yaml", "--set", "training.device=cuda:7"], "cuda:7 is not there"),
     "no validation split": (["search", "studies/tiny.yaml", "--set", "data.split.val=0.0"], "data.split.val is 0"),
+    "top-5 of three classes": (
+        ["search", "studies/tiny.yaml", "--set", "metric=val/top5_accuracy"],
+        "more than 5 classes",
+    ),
     "deeper than the backbone": (
         ["search", "studies/tiny.yaml", "--set", "space.freeze.unfrozen_stages.high=9"],
         "must be 0..4",
@@ -193,10 +198,7 @@ def test_a_signal_ends_in_order_and_the_same_command_continues(
     command.send(signum)
     assert command.wait(30) == code
     assert command.err.read_text().endswith("interrupted; the same command continues\n")
-    import mlflow
-
-    mlflow.set_tracking_uri(workspace.mlflow_uri)
-    assert "RUNNING" not in set(mlflow.search_runs(experiment_names=["tiny"])["status"])
+    assert "RUNNING" not in set(runs_of(workspace.mlflow_uri)["status"])
     states = [t.state.name for t in optuna.load_study(study_name="tiny", storage=workspace.optuna_uri).trials]
     assert "RUNNING" in states
     assert "FAIL" not in states

@@ -6,11 +6,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import optuna
 import pytest
 
 from tests import processes
+from tests.stored import history_of, runs_of
 
 ROOT = Path(__file__).parent.parent
 COMMAND = ("search", "studies/digits.yaml", "--json")
@@ -39,14 +39,13 @@ def trials_of(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [{k: v for k, v in trial.items() if k != "seconds"} for trial in result["trials"]]
 
 
-def runs_of(folder: Path) -> Any:
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
-    return mlflow.search_runs(experiment_names=["digits"])
+def uri_of(folder: Path) -> str:
+    return f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}"
 
 
 def test_plain_tools_read_one_parent_and_24_children(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, result = whole
-    frame = runs_of(folder)
+    frame = runs_of(uri_of(folder), "digits")
     assert frame["tags.fttune.kind"].value_counts().to_dict() == {"trial": 24, "study": 1}
     study = optuna.load_study(study_name="digits", storage=f"sqlite:///{folder / 'mlruns' / 'optuna.db'}")
     assert len(study.trials) == 24
@@ -73,10 +72,9 @@ def test_a_search_killed_three_times_ends_as_if_it_had_never_been(
     assert code == 0, err
     assert trials_of(json.loads(out)) == trials_of(whole[1])
 
-    frame = runs_of(folder)
+    frame = runs_of(uri_of(folder), "digits")
     assert frame["tags.fttune.kind"].value_counts().to_dict() == {"trial": 24, "study": 1}
     assert "RUNNING" not in set(frame["status"])
-    client = mlflow.MlflowClient()
     for run_id in frame[frame["tags.fttune.kind"] == "trial"]["run_id"]:
-        steps = [point.step for point in client.get_metric_history(run_id, "val/accuracy")]
+        steps = [point.step for point in history_of(uri_of(folder), run_id, "val/accuracy")]
         assert steps == list(range(1, len(steps) + 1))

@@ -14,7 +14,7 @@ from fttune.config.fingerprint import Identity, digest, study_identity
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
 from fttune.searching import Asked, Outcome
-from fttune.training import CheckpointFolder, FineTuneResult, Inputs, fine_tune
+from fttune.training import CheckpointFolder, FineTuneResult, Inputs, check_recipe, fine_tune
 from fttune.training.events import EpochEnded, ModelSaved, RunClosed, RunOpened, StudyProgress
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def search(
         inputs = prepare_in(session, study.experiment)
         if inputs.data.val is None:
             raise BadInput("a search chooses by the validation split, but data.split.val is 0; give it a share")
+        check_recipe(study.experiment, inputs, monitor=study.metric)
         identity = study_identity(study, data=inputs.data.fingerprint, weights=inputs.weights.identity)
         with searching.study_lock(study.name, locks=workspace.locks):
             storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)

@@ -13,10 +13,9 @@ from fttune.config.fingerprint import digest, experiment_identity
 from fttune.config.load import find_experiment
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
-from fttune.training import CheckpointFolder, FineTuneResult, Inputs, prepare
+from fttune.training import CheckpointFolder, FineTuneResult, Inputs, check_recipe, prepare
 from fttune.training import fine_tune as run_recipe
 from fttune.training.events import RunClosed, RunOpened
-from fttune.training.fine_tune import prepare_run
 
 
 def fine_tune(experiment: Experiment, *, workspace: Workspace | None = None) -> FineTuneResult:
@@ -41,7 +40,9 @@ def train(
 ) -> FineTuneResult:
     """Train a recipe as a run of its own in MLflow, with its best and last checkpoint. Raises as `fine_tune`."""
     with open_session(workspace or Workspace.at(), tracking_uri=None, display=display) as session:
-        return _train_in(session, experiment, prepare_in(session, experiment))
+        inputs = prepare_in(session, experiment)
+        check_recipe(experiment, inputs)
+        return _train_in(session, experiment, inputs)
 
 
 def prepare_in(session: Session, experiment: Experiment, *, before: tuple[str, ...] = ()) -> Inputs:
@@ -50,7 +51,6 @@ def prepare_in(session: Session, experiment: Experiment, *, before: tuple[str, .
     if experiment.backbone.weights.startswith("experiment:"):
         weights_file = _checkpoint_of(session, experiment.backbone.weights.partition(":")[2], before)
     inputs = prepare(experiment, session.workspace, weights_file=weights_file)
-    prepare_run(experiment, inputs)  # refuses weights or a device that cannot be used, before anything is written
     for text in inputs.data.notices:
         session.notice(experiment.name, text)
     return inputs
@@ -62,6 +62,7 @@ def _checkpoint_of(session: Session, name: str, before: tuple[str, ...]) -> Path
         raise BadInput(f"backbone.weights: experiments wait for each other: {' -> '.join((*before, name))}")
     source = load_experiment(find_experiment(name, session.workspace.root))
     inputs = prepare_in(session, source, before=(*before, name))
+    check_recipe(source, inputs)
     wanted = {"fttune.kind": "train", "fttune.fingerprint": _fingerprint(source, inputs)}
     session.workspace.locks.mkdir(parents=True, exist_ok=True)
     with FileLock(session.workspace.locks / f"experiment-{name}.lock"):

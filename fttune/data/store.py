@@ -6,14 +6,10 @@ could not be decoded, so that a warm store complains like a cold one. Knows no l
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -21,6 +17,7 @@ from numpy.lib import format as npy
 from fttune.data.image_data import Geometry, Pixels
 from fttune.data.images import Unreadable, decode, decoder_threads, in_order
 from fttune.data.listing import ImageSource
+from fttune.files import write_atomically
 
 _FORMAT = "fttune-decoded-1"
 
@@ -73,32 +70,20 @@ def _open(file: Path, shape: tuple[int, ...]) -> Decoded | None:
 
 
 def _write(file: Path, sources: Sequence[ImageSource], geometry: Geometry, shape: tuple[int, ...]) -> None:
-    """Decode into temporary files of the same folder and rename them; the .npy last, since it makes the store."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unreadable: dict[int, str] = {}
-    one = partial(decode, geometry=geometry, side=shape[1])
-    with _replacing(file) as rows, decoder_threads() as pool:
-        npy.write_array_header_1_0(rows, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        end = rows.tell() + int(np.prod(shape))
-        for index, pixels in enumerate(in_order(pool, one, sources)):
-            if isinstance(pixels, Unreadable):
-                unreadable[index] = pixels.reason
-            else:
-                rows.write(pixels.tobytes())
-        rows.truncate(end)
-        with _replacing(file.with_suffix(".json")) as notes:
-            notes.write(json.dumps(unreadable).encode())
+    """Decode into a temporary file and give it its name; the JSON comes first, since the .npy makes the store."""
 
+    def fill(temporary: Path) -> None:
+        unreadable: dict[int, str] = {}
+        one = partial(decode, geometry=geometry, side=shape[1])
+        with temporary.open("wb") as rows, decoder_threads() as pool:
+            npy.write_array_header_1_0(rows, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            end = rows.tell() + int(np.prod(shape))
+            for index, pixels in enumerate(in_order(pool, one, sources)):
+                if isinstance(pixels, Unreadable):
+                    unreadable[index] = pixels.reason
+                else:
+                    rows.write(pixels.tobytes())
+            rows.truncate(end)
+        write_atomically(file.with_suffix(".json"), lambda notes: notes.write_text(json.dumps(unreadable)))
 
-@contextmanager
-def _replacing(file: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file that takes the place of `file` once it is safely on disk, and vanishes on failure."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as temporary:
-            yield temporary
-            temporary.flush()
-            os.fsync(temporary.fileno())
-        Path(name).replace(file)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    write_atomically(file, fill)

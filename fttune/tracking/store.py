@@ -142,7 +142,7 @@ class MlflowStore:
         # Two images: a batch of one would fix the exported batch dimension to one.
         example = torch.zeros(2, 3, event.image_size, event.image_size).numpy()
         # Only the fluent API logs models, and its URI is the whole process's: it is given back afterwards.
-        before: Any = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+        before: Any = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
         mlflow.set_tracking_uri(self.uri)
         try:
             with warnings.catch_warnings(action="ignore"), mlflow.start_run(run_id=self._runs[key]):
@@ -160,7 +160,8 @@ class MlflowStore:
         if found is not None:
             return str(found.experiment_id)
         location = self._artifact_location(name)
-        return str(self.client.create_experiment(name, artifact_location=location, tags={"fttune": "experiment"}))
+        tags = {"fttune": "experiment", "mlflow.experimentKind": "custom_model_development"}
+        return str(self.client.create_experiment(name, artifact_location=location, tags=tags))
 
     def _artifact_location(self, name: str) -> str | None:
         """Return where an experiment's artifacts go; a tracking server decides that itself."""

@@ -102,6 +102,12 @@ def fine_tune(
     )
 
 
+def check_recipe(experiment: Experiment, inputs: Inputs, *, monitor: str | None = None) -> None:
+    """Refuse what cannot run before anything is written. Raises BadInput or WeightsError as `fine_tune` does."""
+    _monitored(monitor or experiment.training.monitor, inputs)
+    prepare_run(experiment, inputs)
+
+
 def _monitored(metric: str, inputs: Inputs) -> str | None:
     """Return the metric that chooses the best epoch, None without a validation split."""
     classes = len(inputs.data.classes)

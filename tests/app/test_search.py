@@ -1,6 +1,5 @@
 import json
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import optuna
@@ -17,17 +16,13 @@ from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, StudyChanged, TooManyFailures
 from fttune.training import events
 from tests.recipes import tiny_study, write_experiment, write_study
-
-
-def runs_of(workspace: Workspace, experiment: str = "tiny") -> Any:
-    mlflow.set_tracking_uri(workspace.mlflow_uri)
-    return mlflow.search_runs(experiment_names=[experiment])
+from tests.stored import history_of, plain_mlflow, runs_of
 
 
 def test_a_study_is_one_parent_and_one_child_for_each_trial(tmp_path: Path, workspace: Workspace) -> None:
     study = tiny_study(tmp_path)
     stored = fttune.search(study, workspace=workspace)
-    frame = runs_of(workspace)
+    frame = runs_of(workspace.mlflow_uri)
     parent = frame[frame["tags.fttune.kind"] == "study"]
     children = frame[frame["tags.fttune.kind"] == "trial"].sort_values("tags.fttune.trial")
     assert (len(parent), len(children)) == (1, 4)
@@ -63,7 +58,7 @@ def test_a_larger_budget_continues_the_same_study(tmp_path: Path, workspace: Wor
     fttune.search(tiny_study(tmp_path), workspace=workspace)
     stored = fttune.search(tiny_study(tmp_path, budget__n_trials=6), workspace=workspace)
     assert len(stored.trials) == 6
-    frame = runs_of(workspace)
+    frame = runs_of(workspace.mlflow_uri)
     assert (frame["tags.fttune.kind"] == "study").sum() == 1
     assert set(frame["status"]) == {"FINISHED"}
 
@@ -72,7 +67,7 @@ def test_diverged_trials_are_failed_runs_with_their_cause(tmp_path: Path, worksp
     space = {"optimizer.lr": {"type": "categorical", "choices": [1.0e20]}}
     stored = fttune.search(tiny_study(tmp_path, space=space, budget__n_trials=2), workspace=workspace)
     assert [(t.state.name, t.value) for t in stored.trials] == [("PRUNED", None)] * 2
-    frame = runs_of(workspace)
+    frame = runs_of(workspace.mlflow_uri)
     children = frame[frame["tags.fttune.kind"] == "trial"]
     assert set(children["status"]) == {"FAILED"}
     assert set(children["tags.fttune.cause"]) == {"diverged"}
@@ -87,9 +82,9 @@ def test_a_study_whose_every_trial_fails_stops_with_the_cause(
         raise OSError("no space left on device")
 
     monkeypatch.setattr("fttune.training.checkpoints.write_tensors", broken)
-    with pytest.raises(TooManyFailures, match="3 trials in a row failed.*no space left on device"):
+    with pytest.raises(TooManyFailures, match=r"3 trials in a row failed.*no space left on device"):
         fttune.search(tiny_study(tmp_path, budget__n_trials=9), workspace=workspace)
-    frame = runs_of(workspace)
+    frame = runs_of(workspace.mlflow_uri)
     assert set(frame["status"]) == {"FAILED"}
     assert set(frame[frame["tags.fttune.kind"] == "trial"]["tags.fttune.cause"]) == {"OSError: no space left on device"}
     stored = optuna.load_study(study_name="tiny", storage=workspace.optuna_uri)
@@ -105,7 +100,7 @@ def test_an_interrupted_search_closes_its_runs_and_continues_in_them(tmp_path: P
 
     with pytest.raises(KeyboardInterrupt):
         fttune.search(study, workspace=workspace, display=interrupt)
-    frame = runs_of(workspace).set_index("tags.fttune.run")
+    frame = runs_of(workspace.mlflow_uri).set_index("tags.fttune.run")
     assert frame["tags.fttune.state"].to_dict() == {
         "tiny": "interrupted",
         "tiny/0": "complete",
@@ -115,10 +110,10 @@ def test_an_interrupted_search_closes_its_runs_and_continues_in_them(tmp_path: P
     ids = frame["run_id"].to_dict()
 
     fttune.search(study, workspace=workspace)
-    frame = runs_of(workspace).set_index("tags.fttune.run")
+    frame = runs_of(workspace.mlflow_uri).set_index("tags.fttune.run")
     assert frame["run_id"].to_dict().items() >= ids.items()
     assert set(frame["status"]) == {"FINISHED"}
-    history = mlflow.MlflowClient().get_metric_history(ids["tiny/1"], "val/accuracy")
+    history = history_of(workspace.mlflow_uri, ids["tiny/1"], "val/accuracy")
     assert [point.step for point in history] == [1, 2]
 
 
@@ -150,12 +145,13 @@ def test_a_search_without_validation_images_is_refused(tmp_path: Path, workspace
 
 def test_the_winner_is_a_loadable_model_on_the_parent_run(tmp_path: Path, workspace: Workspace) -> None:
     stored = fttune.search(tiny_study(tmp_path), workspace=workspace)
-    frame = runs_of(workspace)
+    frame = runs_of(workspace.mlflow_uri)
     parent = frame[frame["tags.fttune.kind"] == "study"].iloc[0]
     best = rows_of(stored)[0]
     assert parent["tags.fttune.best_trial"] == str(best.number)
     assert parent["metrics.best_value"] == best.value
-    logged = mlflow.pytorch.load_model(f"runs:/{parent['run_id']}/model")
+    with plain_mlflow(workspace.mlflow_uri):
+        logged = mlflow.pytorch.load_model(f"runs:/{parent['run_id']}/model")
     child = frame[frame["tags.fttune.run"] == f"tiny/{best.number}"].iloc[0]
     checkpoint = Path(child["artifact_uri"].removeprefix("file://")) / "checkpoint" / "best.safetensors"
     from fttune.models import load_model
@@ -169,7 +165,7 @@ def test_a_checkpoint_of_a_trial_loads_into_torchvisions_own_model(tmp_path: Pat
     write_experiment(tmp_path, backbone__name="resnet18", training__epochs=1)
     space = {"optimizer.lr": {"type": "categorical", "choices": [0.01]}}
     fttune.search(tiny_study(tmp_path, space=space, budget__n_trials=1), workspace=workspace)
-    frame = runs_of(workspace)
+    frame = runs_of(workspace.mlflow_uri)
     child = frame[frame["tags.fttune.kind"] == "trial"].iloc[0]
     file = Path(child["artifact_uri"].removeprefix("file://")) / "checkpoint" / "best.safetensors"
     torchvision.models.resnet18(num_classes=3).load_state_dict(load_file(file))

@@ -1,7 +1,6 @@
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 import torch
 
@@ -11,11 +10,7 @@ from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, ConfigError, Diverged
 from fttune.training import events
 from tests.recipes import tiny_experiment, write_experiment
-
-
-def runs_of(workspace: Workspace, experiment: str = "tiny") -> Any:
-    mlflow.set_tracking_uri(workspace.mlflow_uri)
-    return mlflow.search_runs(experiment_names=[experiment])
+from tests.stored import history_of, runs_of
 
 
 def metrics_of(result: Any) -> list[dict[str, float]]:
@@ -24,10 +19,10 @@ def metrics_of(result: Any) -> list[dict[str, float]]:
 
 def test_train_logs_params_curves_checkpoints_and_provenance(tmp_path: Path, workspace: Workspace) -> None:
     result = fttune.train(tiny_experiment(tmp_path), workspace=workspace)
-    run = runs_of(workspace).iloc[0]
+    run = runs_of(workspace.mlflow_uri).iloc[0]
     assert (run["status"], run["tags.fttune.state"], run["tags.fttune.kind"]) == ("FINISHED", "complete", "train")
     assert run["params.optimizer.momentum"] == "0.9"
-    history = mlflow.MlflowClient().get_metric_history(run["run_id"], "val/loss")
+    history = history_of(workspace.mlflow_uri, run["run_id"], "val/loss")
     assert [(p.step, p.value) for p in history] == [(e.epoch, e.metrics["val/loss"]) for e in result.epochs]
     assert run["tags.fttune.trainable"].startswith("trainable 77.6k of 77.6k parameters: stem")
     assert run["tags.fttune.version.torch"] == torch.__version__.split("+")[0]
@@ -45,7 +40,7 @@ def test_the_python_function_and_the_tracked_run_find_the_same(tmp_path: Path, w
 def test_a_run_that_diverges_is_a_failed_run_with_its_cause(tmp_path: Path, workspace: Workspace) -> None:
     with pytest.raises(Diverged):
         fttune.train(tiny_experiment(tmp_path, optimizer__lr=1.0e20), workspace=workspace)
-    run = runs_of(workspace).iloc[0]
+    run = runs_of(workspace.mlflow_uri).iloc[0]
     assert (run["status"], run["tags.fttune.state"]) == ("FAILED", "diverged")
     assert "optimizer.lr" in run["tags.fttune.cause"]
 
@@ -57,7 +52,7 @@ def test_a_run_that_breaks_is_closed_with_its_cause(tmp_path: Path, workspace: W
 
     with pytest.raises(RuntimeError, match="broken pipe"):
         fttune.train(tiny_experiment(tmp_path), workspace=workspace, display=breaks)
-    run = runs_of(workspace).iloc[0]
+    run = runs_of(workspace.mlflow_uri).iloc[0]
     assert (run["status"], run["tags.fttune.state"]) == ("FAILED", "failed")
 
 
@@ -68,9 +63,9 @@ def test_weights_of_an_experiment_are_trained_once_and_found_again(tmp_path: Pat
     first = fttune.train(target, workspace=workspace, display=lambda entry: said.append(entry.event))
     second = fttune.train(target, workspace=workspace)
     assert events.Notice("experiment source has no finished run yet: training it first") in said
-    assert len(runs_of(workspace, "source")) == 1
+    assert len(runs_of(workspace.mlflow_uri, "source")) == 1
     assert metrics_of(first) == metrics_of(second)
-    weights = runs_of(workspace)["tags.fttune.weights"]
+    weights = runs_of(workspace.mlflow_uri)["tags.fttune.weights"]
     assert weights.str.startswith("sha256:").all()
     assert weights.nunique() == 1
 
@@ -81,8 +76,8 @@ def test_a_changed_source_is_trained_anew(tmp_path: Path, workspace: Workspace) 
     fttune.train(target, workspace=workspace)
     write_experiment(tmp_path, "source", data__classes=[5, 6, 7], seed=1)
     fttune.train(target, workspace=workspace)
-    assert len(runs_of(workspace, "source")) == 2
-    assert runs_of(workspace)["tags.fttune.weights"].nunique() == 2
+    assert len(runs_of(workspace.mlflow_uri, "source")) == 2
+    assert runs_of(workspace.mlflow_uri)["tags.fttune.weights"].nunique() == 2
 
 
 def test_experiments_that_wait_for_each_other_are_refused(tmp_path: Path, workspace: Workspace) -> None:
@@ -117,5 +112,4 @@ def test_a_tracking_uri_in_the_environment_is_used(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     fttune.train(tiny_experiment(tmp_path), workspace=workspace)
     assert not (workspace.mlruns / "mlflow.db").exists()
-    mlflow.set_tracking_uri(uri)
-    assert len(mlflow.search_runs(experiment_names=["tiny"])) == 1
+    assert len(runs_of(uri)) == 1

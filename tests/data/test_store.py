@@ -133,7 +133,7 @@ def test_a_failed_write_leaves_no_file_behind(read, files, tmp_path, monkeypatch
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.os, "fsync", full_disk)
+    monkeypatch.setattr("fttune.files.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         read(files)
     assert list((tmp_path / "store").iterdir()) == []

@@ -1,13 +1,13 @@
 import threading
 from pathlib import Path
 
-import mlflow
 import pytest
 
 from fttune.config.workspace import Workspace
 from fttune.errors import StoreError, TrackingFailed
 from fttune.tracking import Uploader
 from fttune.training.events import EpochEnded, EventLog, RunClosed, RunOpened
+from tests.stored import runs_of
 
 
 def uploader_of(workspace: Workspace, uri: str | None = None) -> Uploader:
@@ -21,13 +21,12 @@ def test_what_was_logged_is_stored_in_order_after_a_flush(workspace: Workspace) 
     for epoch in range(1, 21):
         log.append("pets", EpochEnded(epoch, {"val/loss": 1 / epoch}, unix_ms=epoch))
     uploader.flush()
-    mlflow.set_tracking_uri(workspace.mlflow_uri)
-    frame = mlflow.search_runs(experiment_names=["pets"])
+    frame = runs_of(workspace.mlflow_uri, "pets")
     assert frame["metrics.val/loss"].tolist() == [1 / 20]
     assert frame["status"].tolist() == ["RUNNING"]
     log.append("pets", RunClosed("complete"))
     uploader.close()
-    assert mlflow.search_runs(experiment_names=["pets"])["status"].tolist() == ["FINISHED"]
+    assert runs_of(workspace.mlflow_uri, "pets")["status"].tolist() == ["FINISHED"]
 
 
 def test_all_calls_come_from_one_thread_that_is_not_the_callers(workspace: Workspace) -> None:

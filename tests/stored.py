@@ -1,0 +1,29 @@
+"""Read what was stored with plain MLflow."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlflow
+from mlflow.tracking import MlflowClient
+
+
+@contextmanager
+def plain_mlflow(uri: str) -> Iterator[None]:
+    """Point MLflow's fluent functions at a store for a moment; they are the whole process's."""
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+def runs_of(uri: str, experiment: str = "tiny") -> Any:
+    """Return the runs of an experiment as `mlflow.search_runs` gives them, a line per run."""
+    with plain_mlflow(uri):
+        return mlflow.search_runs(experiment_names=[experiment])
+
+
+def history_of(uri: str, run_id: str, metric: str) -> list[Any]:
+    """Return the points of a metric."""
+    return list(MlflowClient(uri).get_metric_history(run_id, metric))

@@ -10,17 +10,26 @@ from fttune.app.session import Display, Session, open_session
 from fttune.app.train import prepare_in, result_metrics
 from fttune.config import Experiment, Study
 from fttune.config.experiment import flatten
-from fttune.config.fingerprint import Identity, digest, study_identity
+from fttune.config.fingerprint import Identity, differences, digest, study_identity
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
 from fttune.searching import Asked, Outcome
-from fttune.training import CheckpointFolder, FineTuneResult, Inputs, check_recipe, fine_tune
+from fttune.training import (
+    CheckpointFolder,
+    FineTuneResult,
+    Inputs,
+    check_recipe,
+    choose_device,
+    fine_tune,
+    library_versions,
+)
 from fttune.training.events import EpochEnded, ModelSaved, RunClosed, RunOpened, StudyProgress
 
 if TYPE_CHECKING:
     import optuna
 
 CLOSED = "fttune.closed"
+ENVIRONMENT = "fttune.environment"
 COMPARED_RUNS = 5
 
 
@@ -75,8 +84,8 @@ def best_experiment(study: Study, stored: "optuna.Study") -> Experiment:
 def _is_closed(study: Study, stored: "optuna.Study") -> bool:
     """Return whether the budget is spent and the winner of these very trials was delivered."""
     closed = stored.user_attrs.get(CLOSED)
-    counted = searching.counted(stored)
-    return closed is not None and json.loads(closed)["trials"] == counted and counted >= study.total_trials
+    delivered = closed is not None and json.loads(closed)["trials"] == searching.counted(stored)
+    return delivered and searching.is_spent(study, stored)
 
 
 @dataclass
@@ -93,9 +102,10 @@ class _Search:
         tags = {"fttune.kind": "study", "fttune.study": parent, "fttune.fingerprint": digest(identity)}
         tags |= {"fttune.budget": self.study.budget.model_dump_json()}
         tags |= provenance(self.session.workspace.root, next(iter(self.inputs.values())))
-        self.session.log.append(parent, RunOpened(parent, name, params=_about(self.study), tags=tags, reopen=True))
         closed = RunClosed("failed", {"fttune.cause": "an unexpected error"})
         try:
+            self.session.log.append(parent, RunOpened(parent, name, params=_about(self.study), tags=tags, reopen=True))
+            self._compare_environment()
             self._report_progress()
             searching.search(self.study, self.stored, self._trial)
             best = searching.ranked(self.stored)
@@ -109,6 +119,17 @@ class _Search:
         finally:
             self.session.log.append(parent, closed)
         self._remember_closed(best)
+
+    def _compare_environment(self) -> None:
+        """Say once when library versions or the device are not those that the study was begun with."""
+        device = choose_device(self.study.experiment.training).summary
+        now = {**library_versions(), "device": device}
+        begun = self.stored.user_attrs.get(ENVIRONMENT)
+        if begun is None:
+            self.stored.set_user_attr(ENVIRONMENT, now)
+        elif changed := differences(begun, now):
+            text = f"begun in another environment, so results may differ: {'; '.join(changed)}"
+            self.session.notice(self.stored.study_name, text)
 
     def _trial(self, asked: Asked) -> Outcome:
         """Run one trial as one MLflow run. All that it logged is stored before Optuna is told of its end."""
@@ -126,8 +147,8 @@ class _Search:
         return outcome
 
     def _fine_tune(self, run: str, asked: Asked, experiment: Experiment) -> tuple[Outcome, RunClosed]:
-        self._open(run, asked, experiment.params())
         try:
+            self._open(run, asked, experiment.params())
             result = fine_tune(
                 experiment,
                 self._inputs_of(experiment),

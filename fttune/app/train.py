@@ -79,9 +79,9 @@ def _train_in(session: Session, experiment: Experiment, inputs: Inputs) -> FineT
     run = f"train/{experiment.name}/{uuid.uuid4().hex[:12]}"
     tags = {"fttune.kind": "train", "fttune.fingerprint": _fingerprint(experiment, inputs)}
     tags |= provenance(session.workspace.root, inputs)
-    session.log.append(run, RunOpened(experiment.name, experiment.name, params=experiment.params(), tags=tags))
     closed = RunClosed("failed", {"fttune.cause": "an unexpected error"})
     try:
+        session.log.append(run, RunOpened(experiment.name, experiment.name, params=experiment.params(), tags=tags))
         result = run_recipe(
             experiment,
             inputs,

@@ -133,6 +133,8 @@ def _build(model: type[Model], path: Path, raw: Mapping[str, Any], problems: lis
         rule = "the file's name must be 1 to 100 letters, digits, _ . or -, the first a letter or digit"
         problems.append(Problem("", f"{rule}, got {shown(path.stem)}"))
         del fields["name"]
+    elif twins := _twins(path):
+        problems.append(Problem("", f"its name must be unique, but there is {', '.join(map(repr, twins))}"))
     if "name" in raw:
         problems.append(Problem("name", "unknown key; the name is the stem of the file"))
     try:
@@ -146,6 +148,15 @@ def _build(model: type[Model], path: Path, raw: Mapping[str, Any], problems: lis
             first.setdefault(problem.field, problem)
         raise ConfigError(str(path), first.values())
     return built
+
+
+def _twins(path: Path) -> list[str]:
+    """Return the other files of this name below the same studies/ or experiments/: their results would mix."""
+    path = path.resolve()
+    for folder in path.parents:
+        if folder.name in ("studies", "experiments"):
+            return sorted(str(other) for other in folder.rglob("*.yaml") if other.stem == path.stem and other != path)
+    return []
 
 
 def _rules_of_experiment(fields: Mapping[str, Any]) -> Iterator[Problem]:

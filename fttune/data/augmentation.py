@@ -56,4 +56,4 @@ def _random_resized_crop(images: torch.Tensor, image_size: int, generator: torch
 
 def _flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     mirrored = torch.rand(len(images), generator=generator, device=generator.device) < 0.5
-    return torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(-1), images)
+    return torch.where(mirrored.to(images.device, non_blocking=True)[:, None, None, None], images.flip(-1), images)

@@ -1,6 +1,6 @@
 """Ask, run, tell; resume; prune. The only room that imports optuna."""
 
-from fttune.searching.search import Asked, Objective, Outcome, search
+from fttune.searching.search import Asked, Objective, Outcome, is_spent, search
 from fttune.searching.store import counted, current_name, facts_of, open_storage, open_study, ranked, study_lock
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "counted",
     "current_name",
     "facts_of",
+    "is_spent",
     "open_storage",
     "open_study",
     "ranked",

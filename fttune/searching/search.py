@@ -62,7 +62,7 @@ def search(study: Study, stored: optuna.Study, objective: Objective) -> None:
     for baseline in study.baselines:
         stored.enqueue_trial(baseline, skip_if_exists=True)
     failed_in_a_row = 0
-    while counted(stored) < study.total_trials and not _out_of_time(study, stored):
+    while not is_spent(study, stored):
         for trial, resumed in _next_block(study, stored):
             if _out_of_time(study, stored):
                 _give_up(stored, cause="budget.timeout_minutes was reached before it began")
@@ -75,6 +75,11 @@ def search(study: Study, stored: optuna.Study, objective: Objective) -> None:
                     f"{failed_in_a_row} trials in a row failed (budget.max_failed), the last one, "
                     f"trial {trial.number}, because: {outcome.cause}"
                 )
+
+
+def is_spent(study: Study, stored: optuna.Study) -> bool:
+    """Return whether the budget of trials or of time is used up."""
+    return counted(stored) >= study.total_trials or _out_of_time(study, stored)
 
 
 def _next_block(study: Study, stored: optuna.Study) -> list[tuple[Trial, bool]]:

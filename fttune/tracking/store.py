@@ -125,6 +125,8 @@ class MlflowStore:
             self.client.log_batch(self._runs[key], metrics=points)
 
     def _close(self, key: str, event: RunClosed) -> None:
+        if key not in self._runs:  # interrupted before it was opened
+            return
         now = time.time_ns() // 1_000_000
         metrics = [Metric(name, value, now, 0) for name, value in event.metrics.items()]
         tags = _tags({"fttune.state": event.state, **event.tags})

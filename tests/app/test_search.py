@@ -14,7 +14,7 @@ from fttune.app.search import comparison_path
 from fttune.config import load_study
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, StudyChanged, TooManyFailures
-from fttune.training import events
+from fttune.training import events, library_versions
 from tests.recipes import tiny_study, write_experiment, write_study
 from tests.stored import history_of, plain_mlflow, runs_of
 
@@ -61,6 +61,27 @@ def test_a_larger_budget_continues_the_same_study(tmp_path: Path, workspace: Wor
     frame = runs_of(workspace.mlflow_uri)
     assert (frame["tags.fttune.kind"] == "study").sum() == 1
     assert set(frame["status"]) == {"FINISHED"}
+
+
+def test_a_study_whose_time_is_up_is_left_alone(tmp_path: Path, workspace: Workspace) -> None:
+    study = tiny_study(tmp_path, budget={"n_trials": 9, "timeout_minutes": 1e-6})
+    assert len(rows_of(fttune.search(study, workspace=workspace))) == 2
+    said: list[object] = []
+    fttune.search(study, workspace=workspace, display=lambda entry: said.append(entry.event))
+    assert said == [events.Notice("study tiny is finished: nothing to do")]
+
+
+def test_another_environment_is_told_once_and_not_refused(
+    tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fttune.search(tiny_study(tmp_path, budget__n_trials=1), workspace=workspace)
+    monkeypatch.setattr("fttune.app.search.library_versions", lambda: {**library_versions(), "torch": "9.9"})
+    said: list[object] = []
+    more = tiny_study(tmp_path, budget__n_trials=3)
+    fttune.search(more, workspace=workspace, display=lambda entry: said.append(entry.event))
+    torch_before = library_versions()["torch"]
+    notice = f"begun in another environment, so results may differ: torch: {torch_before} -> 9.9"
+    assert [event.text for event in said if isinstance(event, events.Notice)] == [notice]
 
 
 def test_diverged_trials_are_failed_runs_with_their_cause(tmp_path: Path, workspace: Workspace) -> None:

@@ -510,3 +510,23 @@ def test_any_overrides_are_accepted_or_refused_in_words(tmp_path_factory, overri
         load_study(write(folder, study_fields(), "search.yaml"), overrides)
     except ConfigError as error:
         assert str(error).startswith(("--set", str(folder)))
+
+
+@pytest.mark.parametrize("folder", ["studies", "experiments"])
+def test_a_stem_that_stands_twice_is_refused_with_its_twin(folder, tmp_path):
+    first, second = tmp_path / folder / "a" / "pets.yaml", tmp_path / folder / "b" / "pets.yaml"
+    for file in (first, second):
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+    with pytest.raises(ConfigError) as refused:
+        load(first)
+    assert f"{first}: its name must be unique, but there is {str(second)!r}" in str(refused.value).splitlines()
+
+
+def test_a_study_and_its_experiment_may_share_a_stem(tmp_path):
+    for folder in ("studies", "experiments"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "pets.yaml").write_text("{}")
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path / "experiments" / "pets.yaml")
+    assert "unique" not in str(refused.value)

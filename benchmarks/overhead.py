@@ -1,15 +1,17 @@
 """What fttune costs beyond training, Optuna and MLflow, per trial and per epoch.
 
-Work: one study of head-to-stem trials of a 78 k parameter net on 32 digits of 8 x 8 pixels, once with 2 epochs and once
-with 22. Baseline, in the same process: the same training as a bare PyTorch loop (build, steps, validation, one
-`torch.save` of the best). All times are CPU milliseconds, so that other load on the machine does not count: those of
-the main thread, of Optuna's calls in it, of the bare loop, and of MLflow in its background thread. What is left of the
-main thread's is fttune's own; the difference between the two lengths gives the share of an epoch. Wall milliseconds
-stand beside them. Targets: 30 ms per trial, 3 ms per epoch.
+Work: one study of trials of a 78 k parameter net on 32 digits of 8 x 8 pixels, once with 2 epochs and once with 22.
+Baseline, in the same process and after each trial: the same training as a bare PyTorch loop (build, steps, validation,
+one `torch.save` of the best). All times are CPU milliseconds, so that other load on the machine does not count: those
+of the main thread, of the bare loop, of Optuna's calls, and of MLflow in its background thread. MLflow's writes are held
+back until the search waits for them, or the two threads would slow each other down and none could tell whose the time
+is. What is left of the main thread's is fttune's own; the difference between the two lengths gives the share of an
+epoch. Targets: 30 ms per trial, 3 ms per epoch.
 """
 
 import argparse
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -24,8 +26,10 @@ import fttune
 from fttune.config import Experiment, Study
 from fttune.config.workspace import Workspace
 from fttune.models import build_backbone
+from fttune.tracking import Uploader
 from fttune.tracking.store import MlflowStore
 from fttune.training import Inputs, prepare
+from fttune.training.events import Entry, StudyProgress
 
 SHORT, LONG = 2, 22
 OPTUNA_CALLS = (
@@ -59,6 +63,26 @@ class Clock:
         setattr(owner, name, timed)
 
 
+def hold_back_writes() -> None:
+    """Let MLflow's thread write only while the search waits for it."""
+    gate = threading.Lock()
+    gate.acquire()
+    write, wait = MlflowStore.write, Uploader._result
+
+    def gated_write(*arguments: Any) -> None:
+        with gate:
+            write(*arguments)
+
+    def open_gate(*arguments: Any) -> Any:
+        gate.release()
+        try:
+            return wait(*arguments)
+        finally:
+            gate.acquire()
+
+    MlflowStore.write, Uploader._result = gated_write, open_gate  # type: ignore[method-assign]
+
+
 def study_of(epochs: int, trials: int) -> Study:
     """Return the study of the work."""
     experiment = Experiment.model_validate(
@@ -89,54 +113,55 @@ def study_of(epochs: int, trials: int) -> Study:
     )
 
 
-def bare(study: Study, inputs: Inputs, folder: Path) -> float:
-    """Train as often and as long as the study does, without fttune; return the CPU seconds."""
+def bare_trial(study: Study, inputs: Inputs, folder: Path) -> None:
+    """Train as long as one trial does, without fttune."""
     experiment, data = study.experiment, inputs.data
     assert data.val is not None
-    started = time.thread_time()
-    for _ in range(study.budget.n_trials):
-        model = build_backbone(experiment.backbone.name, inputs.weights, classes=data.classes, seed=0).module
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
-        best, state = -1.0, model.state_dict()
-        for _ in range(experiment.training.epochs):
-            model.train()
-            for rows in torch.randperm(len(data.train.labels)).split(experiment.training.batch_size):
-                images, labels = inputs.batch(data.train, rows, torch.device("cpu"))
-                loss = nn.functional.cross_entropy(model(inputs.normalise(images).contiguous()), labels)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            model.eval()
-            with torch.inference_mode():
-                hits = 0
-                for rows in torch.arange(len(data.val.labels)).split(64):
-                    images, labels = inputs.batch(data.val, rows, torch.device("cpu"))
-                    hits += int((model(inputs.normalise(images).contiguous()).argmax(1) == labels).sum())
-            if hits > best:
-                best, state = hits, {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        torch.save(state, folder / "best.pth")
-    return time.thread_time() - started
+    model = build_backbone(experiment.backbone.name, inputs.weights, classes=data.classes, seed=0).module
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+    best, state = -1.0, model.state_dict()
+    for _ in range(experiment.training.epochs):
+        model.train()
+        for rows in torch.randperm(len(data.train.labels)).split(experiment.training.batch_size):
+            images, labels = inputs.batch(data.train, rows, torch.device("cpu"))
+            loss = nn.functional.cross_entropy(model(inputs.normalise(images).contiguous()), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        model.eval()
+        with torch.inference_mode():
+            hits = 0
+            for rows in torch.arange(len(data.val.labels)).split(64):
+                images, labels = inputs.batch(data.val, rows, torch.device("cpu"))
+                hits += int((model(inputs.normalise(images).contiguous()).argmax(1) == labels).sum())
+        if hits > best:
+            best, state = hits, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.save(state, folder / "best.pth")
 
 
 def measure(epochs: int, trials: int, clock: Clock) -> dict[str, float]:
-    """Return milliseconds per trial by account; all but `wall` are CPU time."""
+    """Return milliseconds per trial of CPU time by account; a bare trial runs after each of the search's."""
     with tempfile.TemporaryDirectory() as temporary:
         workspace = Workspace.at(Path(temporary))
-        warm, study = study_of(epochs, 1), study_of(epochs, 1 + trials)
-        fttune.search(warm, workspace=workspace)  # makes the stores, decodes the images
+        study = study_of(epochs, 1 + trials)
+        fttune.search(study_of(epochs, 1), workspace=workspace)  # makes the stores, decodes the images
         inputs = prepare(study.experiment, workspace)
-        before = bare(study_of(epochs, trials), inputs, workspace.mlruns)
+        marks, bare = [], []
+
+        def interleave(entry: Entry) -> None:
+            if not isinstance(entry.event, StudyProgress):
+                return
+            marks.append(time.thread_time())
+            bare_trial(study, inputs, workspace.mlruns)
+            bare.append(time.thread_time() - marks[-1])
+
         clock.cpu.clear()
-        marks: list[tuple[float, float]] = []
-        fttune.search(
-            study, workspace=workspace, display=lambda _: marks.append((time.perf_counter(), time.thread_time()))
-        )
-        after = bare(study_of(epochs, trials), inputs, workspace.mlruns)
-    # From the first event to the last trial's: opening the stores and the winner's model are not per trial.
-    wall, main = (last - first for first, last in zip(marks[0], marks[-3], strict=True))
-    accounts = {"main": main, "training": (before + after) / 2, "optuna": clock.cpu["optuna"]}
-    accounts["own"] = accounts["main"] - accounts["training"] - accounts["optuna"]
-    accounts |= {"mlflow": clock.cpu["mlflow"], "wall": wall}
+        fttune.search(study, workspace=workspace, display=interleave)
+    # The first mark stands before the first trial, the last one after the last.
+    training = sum(bare[:-1])
+    main = marks[-1] - marks[0] - training
+    accounts = {"main": main, "training": training, "optuna": clock.cpu["optuna"], "mlflow": clock.cpu["mlflow"]}
+    accounts["own"] = main - training - clock.cpu["optuna"]
     return {name: 1000 * seconds / trials for name, seconds in accounts.items()}
 
 
@@ -150,8 +175,9 @@ def main() -> None:
         for name in names:
             clock.wrap(owner, name, "optuna")
     clock.wrap(MlflowStore, "write", "mlflow")
+    hold_back_writes()
     found = {epochs: measure(epochs, trials, clock) for epochs in (SHORT, LONG)}
-    print(f"CPU milliseconds per trial (and wall), {trials} trials")
+    print(f"CPU milliseconds per trial, {trials} trials")
     print(f"{'epochs':>6} " + " ".join(f"{name:>10}" for name in found[SHORT]))
     for epochs, row in found.items():
         print(f"{epochs:6d} " + " ".join(f"{value:10.1f}" for value in row.values()))

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,17 +75,18 @@ def fine_tune(
     epochs: list[EpochEnded] = []
     step_losses: list[float] = []
     state: Literal["complete", "pruned"] = "complete"
-    for epoch in range(1, experiment.training.epochs + 1):
-        ended, losses = _epoch(run, epoch)
-        epochs.append(ended)
-        step_losses += losses
-        emit(ended)
-        best.offer(ended, run.backbone.module)
-        if prune(ended):
-            state = "pruned"
-            break
-        if _has_stalled(run, best, epoch):
-            break
+    with _own_random_state(run):
+        for epoch in range(1, experiment.training.epochs + 1):
+            ended, losses = _epoch(run, epoch)
+            epochs.append(ended)
+            step_losses += losses
+            emit(ended)
+            best.offer(ended, run.backbone.module)
+            if prune(ended):
+                state = "pruned"
+                break
+            if _has_stalled(run, best, epoch):
+                break
     assert best.snapshot is not None, "there is at least one epoch"
     if checkpoints:
         _write(run, best.snapshot, epochs[-1], checkpoints, emit)
@@ -174,6 +176,12 @@ def _epoch(run: Run, epoch: int) -> tuple[EpochEnded, list[float]]:
         if not math.isfinite(value):
             raise Diverged(f"{name} became {value} in epoch {epoch}; a smaller optimizer.lr may help")
     return EpochEnded(epoch, {**metrics, "epoch_seconds": time.monotonic() - started}), step_losses
+
+
+def _own_random_state(run: Run) -> AbstractContextManager[None]:
+    """Return the context in which torch's global generators may be seeded: they are as before afterwards."""
+    device = run.device.device
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _has_stalled(run: Run, best: BestEpoch, epoch: int) -> bool:

@@ -42,7 +42,8 @@ def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], list[float]]:
     """Train one epoch, counted from 1; return its metrics and the loss of each step.
 
     `train/loss` is the mean over samples of the loss that was minimised, `train/accuracy` of the predictions made
-    on the way. Nothing waits for the device before the end of the epoch.
+    on the way. Nothing waits for the device before the end of the epoch. Torch's global generator is seeded anew, for
+    dropout.
     """
     seed, part = run.experiment.seed, run.inputs.data.train
     rows = sample_order(len(part.labels), seed=seed, epoch=epoch)
@@ -50,14 +51,13 @@ def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], list[float]]:
     losses, hits, sizes = [], [], []
     run.backbone.module.train()
     run.freezing.train_mode()
-    with torch.random.fork_rng(devices=[run.device.device] if run.device.device.type == "cuda" else []):
-        torch.manual_seed(dropout_seed(seed=seed, epoch=epoch))
-        for index, batch in enumerate(torch.split(rows, run.experiment.training.batch_size)):
-            factor = _set_lr(run, step=(epoch - 1) * run.steps_per_epoch + index)
-            loss, correct = _step(run, batch, draws)
-            losses.append(loss)
-            hits.append(correct)
-            sizes.append(len(batch))
+    torch.manual_seed(dropout_seed(seed=seed, epoch=epoch))
+    for index, batch in enumerate(torch.split(rows, run.experiment.training.batch_size)):
+        factor = _set_lr(run, step=(epoch - 1) * run.steps_per_epoch + index)
+        loss, correct = _step(run, batch, draws)
+        losses.append(loss)
+        hits.append(correct)
+        sizes.append(len(batch))
     step_losses = torch.stack(losses).cpu().double()  # in this order: MPS has no float64
     weights = torch.tensor(sizes, dtype=torch.float64)
     metrics = {

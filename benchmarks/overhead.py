@@ -3,7 +3,7 @@
 Work: one study of trials of a 78 k parameter net on 32 digits of 8 x 8 pixels, once with 2 epochs and once with 22.
 Baseline, in the same process and after each trial: the same training as a bare PyTorch loop (build, steps, validation,
 one `torch.save` of the best). All times are CPU milliseconds, so that other load on the machine does not count: those
-of the main thread, of the bare loop, of Optuna's calls, and of MLflow in its background thread. MLflow's writes are held
+of the main thread, of the bare loop, of Optuna's calls, and of MLflow in its thread. MLflow's writes are held
 back until the search waits for them, or the two threads would slow each other down and none could tell whose the time
 is. What is left of the main thread's is fttune's own; the difference between the two lengths gives the share of an
 epoch. Targets: 30 ms per trial, 3 ms per epoch.

@@ -42,7 +42,7 @@ def main() -> None:
     transfer = accuracies(winner)
     scratch_lr, baseline = scratch(study.experiment)
 
-    table = Table(title=f"{METRIC} on unseen images of the digits 5-9, mean of {len(SEEDS)} seeds")
+    table = Table(title=f"{METRIC} on validation images of the digits 5-9, mean of {len(SEEDS)} seeds")
     for heading in ("recipe", "unfrozen stages", "lr", "mean", "min .. max"):
         table.add_column(heading)
     rows = (

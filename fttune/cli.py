@@ -125,6 +125,7 @@ def ui(
 
 def main() -> None:
     """Run the command line: errors as one message, exit 0 ok, 1 failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
+    import os
     import sys
 
     from fttune.errors import FttuneError, Interrupted
@@ -138,8 +139,10 @@ def main() -> None:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)
     except Interrupted as interruption:
-        typer.echo("interrupted; the same command continues", err=True)
-        sys.exit(interruption.exit_code)
+        typer.echo("interrupted; run the same command again", err=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(interruption.exit_code)  # sys.exit would wait for a tracking server that does not answer
 
 
 def _install_signal_handlers() -> None:
@@ -198,6 +201,7 @@ def _print_study(study: "Study", stored: "optuna.Study", as_json: bool) -> None:
         typer.echo(json.dumps({**found, "trials": as_records(table(rows))}))
         return
     typer.echo(f"study {stored.study_name}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
-    typer.echo(f"best five by {study.metric}:\n{as_text(table(rows[:5]))}")
+    complete = [row for row in rows if row.state == "complete"]
+    typer.echo(f"best five by {study.metric}:\n{as_text(table(complete[:5]))}")
     if path:
         typer.echo(f"compare them in MLflow: run `fttune ui`, then open http://127.0.0.1:5000{path}")

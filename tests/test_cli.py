@@ -197,7 +197,7 @@ def test_a_signal_ends_in_order_and_the_same_command_continues(
     command.wait_for("trial-0002: trainable")
     command.send(signum)
     assert command.wait(30) == code
-    assert command.err.read_text().endswith("interrupted; the same command continues\n")
+    assert command.err.read_text().endswith("interrupted; run the same command again\n")
     assert "RUNNING" not in set(runs_of(workspace.mlflow_uri)["status"])
     states = [t.state.name for t in optuna.load_study(study_name="tiny", storage=workspace.optuna_uri).trials]
     assert "RUNNING" in states

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fttune import searching
 from fttune.app.provenance import provenance
-from fttune.app.session import Display, Session, open_session
+from fttune.app.session import Display, Session, delivered_on_interruption, open_session
 from fttune.app.train import prepare_in, result_metrics
 from fttune.config import Experiment, Study
 from fttune.config.experiment import flatten
@@ -23,7 +23,7 @@ from fttune.training import (
     fine_tune,
     library_versions,
 )
-from fttune.training.events import EpochEnded, ModelSaved, RunClosed, RunOpened, StudyProgress
+from fttune.training.events import STUDY_ID, EpochEnded, ModelSaved, RunClosed, RunOpened, StudyProgress
 
 if TYPE_CHECKING:
     import optuna
@@ -57,7 +57,8 @@ def search(
             raise BadInput("a search chooses by the validation split, but data.split.val is 0; give it a share")
         check_recipe(study.experiment, inputs, monitor=study.metric)
         identity = study_identity(study, data=inputs.data.fingerprint, weights=inputs.weights.identity)
-        with searching.study_lock(study.name, locks=workspace.locks):
+        session.uploader.ask(lambda store: store.uri)  # refuses a store that cannot be used, before any work
+        with searching.study_lock(study.name, locks=workspace.locks), delivered_on_interruption(session):
             storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
             stored = searching.open_study(study, storage, identity, new=new)
             if _is_closed(study, stored):
@@ -74,11 +75,11 @@ def comparison_path(stored: "optuna.Study") -> str | None:
 
 
 def best_experiment(study: Study, stored: "optuna.Study") -> Experiment:
-    """Return the recipe of the best trial. Raises BadInput when no trial is complete."""
+    """Return the best trial's recipe, its best epoch chosen as there. Raises BadInput when no trial is complete."""
     best = searching.ranked(stored)
     if not best:
         raise BadInput(f"study {stored.study_name} has no complete trial yet")
-    return study.experiment.replace(best[0].params)
+    return study.experiment.replace({**best[0].params, "training.monitor": study.metric})
 
 
 def _is_closed(study: Study, stored: "optuna.Study") -> bool:
@@ -100,6 +101,7 @@ class _Search:
     def run(self, identity: Identity) -> None:
         parent, name = self.stored.study_name, self.study.experiment.name
         tags = {"fttune.kind": "study", "fttune.study": parent, "fttune.fingerprint": digest(identity)}
+        tags |= {STUDY_ID: self._id}
         tags |= {"fttune.budget": self.study.budget.model_dump_json()}
         tags |= provenance(self.session.workspace.root, next(iter(self.inputs.values())))
         closed = RunClosed("failed", {"fttune.cause": "an unexpected error"})
@@ -107,7 +109,7 @@ class _Search:
             self.session.log.append(parent, RunOpened(parent, name, params=_about(self.study), tags=tags, reopen=True))
             self._compare_environment()
             self._report_progress()
-            searching.search(self.study, self.stored, self._trial)
+            searching.search(self.study, self.stored, self._trial, abandon=self._abandon)
             best = searching.ranked(self.stored)
             closed = self._crown(best[0]) if best else RunClosed("complete")
         except (Interrupted, KeyboardInterrupt):
@@ -169,7 +171,7 @@ class _Search:
 
     def _open(self, run: str, asked: Asked, params: dict[str, object]) -> None:
         study = self.stored.study_name
-        tags = {"fttune.kind": "trial", "fttune.study": study, "fttune.trial": str(asked.number)}
+        tags = {"fttune.kind": "trial", "fttune.study": study, "fttune.trial": str(asked.number), STUDY_ID: self._id}
         opened = RunOpened(
             f"trial-{asked.number:04d}",
             self.study.experiment.name,
@@ -179,6 +181,18 @@ class _Search:
             reopen=asked.resumed,
         )
         self.session.log.append(run, opened)
+
+    @property
+    def _id(self) -> str:
+        """What tells this study's runs from those of another study of the same name on the same server."""
+        return str(self.stored.user_attrs[searching.ID])
+
+    def _abandon(self, asked: Asked, cause: str) -> None:
+        """Close the run of a trial that was asked and will not run."""
+        run = f"{self.stored.study_name}/{asked.number}"
+        self._open(run, asked, dict(asked.values))
+        self.session.log.append(run, RunClosed("failed", {"fttune.cause": cause}))
+        self.session.deliver(run)
 
     def _prune(self, asked: Asked, experiment: Experiment, ended: EpochEnded) -> bool:
         """Report the epoch; the last one ends the trial anyway, as complete."""
@@ -202,7 +216,7 @@ class _Search:
     def _crown(self, best: "optuna.trial.FrozenTrial") -> RunClosed:
         """Log the best trial's model on the parent run."""
         parent, experiment = self.stored.study_name, self.study.experiment.replace(best.params)
-        run = {"fttune.run": f"{parent}/{best.number}"}
+        run = {"fttune.run": f"{parent}/{best.number}", STUDY_ID: self._id}
         checkpoint = self.session.uploader.ask(lambda store: store.find_checkpoint(experiment.name, run))
         if checkpoint is not None:
             self.session.log.append(parent, ModelSaved(checkpoint, experiment.data.image_size))
@@ -212,7 +226,7 @@ class _Search:
     def _remember_closed(self, best: "list[optuna.trial.FrozenTrial]") -> None:
         runs = [f"{self.stored.study_name}/{trial.number}" for trial in best[:COMPARED_RUNS]]
         name = self.study.experiment.name
-        path = self.session.uploader.ask(lambda store: store.comparison(name, runs))
+        path = self.session.uploader.ask(lambda store: store.comparison(name, runs, {STUDY_ID: self._id}))
         closed = {"trials": searching.counted(self.stored), "compare": path}
         self.stored.set_user_attr(CLOSED, json.dumps(closed))
 

@@ -40,6 +40,17 @@ class Session:
 
 
 @contextmanager
+def delivered_on_interruption(session: Session) -> Iterator[None]:
+    """After an interruption, deliver what was logged before the context's caller gives its lock to the next process."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        with suppress(FttuneError, TimeoutError):
+            session.uploader.flush(INTERRUPTED_CLOSE_SECONDS)
+        raise
+
+
+@contextmanager
 def open_session(workspace: Workspace, *, tracking_uri: str | None, display: Display | None) -> Iterator[Session]:
     """Open a session, and deliver what was logged however it ends.
 

@@ -42,7 +42,8 @@ def train(
     with open_session(workspace or Workspace.at(), tracking_uri=None, display=display) as session:
         inputs = prepare_in(session, experiment)
         check_recipe(experiment, inputs)
-        return _train_in(session, experiment, inputs)
+        session.uploader.ask(lambda store: store.uri)  # refuses a store that cannot be used, before any work
+        return _train_in(session, experiment, inputs, run=f"train/{experiment.name}/{uuid.uuid4().hex[:12]}")
 
 
 def prepare_in(session: Session, experiment: Experiment, *, before: tuple[str, ...] = ()) -> Inputs:
@@ -62,26 +63,28 @@ def _checkpoint_of(session: Session, name: str, before: tuple[str, ...]) -> Path
         raise BadInput(f"backbone.weights: experiments wait for each other: {' -> '.join((*before, name))}")
     source = load_experiment(find_experiment(name, session.workspace.root))
     inputs = prepare_in(session, source, before=(*before, name))
-    check_recipe(source, inputs)
     wanted = {"fttune.kind": "train", "fttune.fingerprint": _fingerprint(source, inputs)}
     session.workspace.locks.mkdir(parents=True, exist_ok=True)
     with FileLock(session.workspace.locks / f"experiment-{name}.lock"):
         found = session.uploader.ask(lambda store: store.find_checkpoint(name, wanted))
         if found is None:
             session.notice(name, f"experiment {name} has no finished run yet: training it first")
-            _train_in(session, source, inputs)
+            check_recipe(source, inputs)
+            _train_in(session, source, inputs, run=f"train/{name}/{wanted['fttune.fingerprint'][:12]}", reopen=True)
             found = session.uploader.ask(lambda store: store.find_checkpoint(name, wanted))
     assert found is not None, "the run was just delivered"
     return found
 
 
-def _train_in(session: Session, experiment: Experiment, inputs: Inputs) -> FineTuneResult:
-    run = f"train/{experiment.name}/{uuid.uuid4().hex[:12]}"
+def _train_in(
+    session: Session, experiment: Experiment, inputs: Inputs, *, run: str, reopen: bool = False
+) -> FineTuneResult:
     tags = {"fttune.kind": "train", "fttune.fingerprint": _fingerprint(experiment, inputs)}
     tags |= provenance(session.workspace.root, inputs)
     closed = RunClosed("failed", {"fttune.cause": "an unexpected error"})
     try:
-        session.log.append(run, RunOpened(experiment.name, experiment.name, params=experiment.params(), tags=tags))
+        opened = RunOpened(experiment.name, experiment.name, params=experiment.params(), tags=tags, reopen=reopen)
+        session.log.append(run, opened)
         result = run_recipe(
             experiment,
             inputs,
@@ -108,7 +111,7 @@ def result_metrics(experiment: Experiment, result: FineTuneResult) -> dict[str, 
         "trainable_parameters": float(result.trainable_parameters),
         "log10_lr": math.log10(experiment.optimizer.lr),
     }
-    return metrics if result.value is None else {"value": result.value, **metrics}
+    return {"value": result.value, **metrics} if result.value is not None and result.state == "complete" else metrics
 
 
 def _fingerprint(experiment: Experiment, inputs: Inputs) -> str:

@@ -27,7 +27,13 @@ def study_identity(study: Study, *, data: str, weights: str) -> Identity:
     """Return the identity of a study: its experiment's, and how it searches."""
     recipe = experiment_identity(study.experiment, data=data, weights=weights)
     search = study.model_dump(include={"metric", "direction", "batch", "sampler", "pruner", "space"})
-    return _plain({**{f"experiment.{key}": value for key, value in recipe.items()}, **flatten(search)})
+    return _plain(
+        {
+            **{f"experiment.{key}": value for key, value in recipe.items()},
+            **flatten(search),
+            "space.order": list(study.space),
+        }
+    )
 
 
 def digest(identity: Identity) -> str:

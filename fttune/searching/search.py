@@ -44,17 +44,21 @@ class Outcome:
     cause: str | None = None
 
 
+Abandon = Callable[[Asked, str], None]
+
+
 class Objective(Protocol):
     """Runs one trial; a failure of the trial is an outcome, an exception ends the search."""
 
     def __call__(self, asked: Asked) -> Outcome: ...
 
 
-def search(study: Study, stored: optuna.Study, objective: Objective) -> None:
+def search(study: Study, stored: optuna.Study, objective: Objective, *, abandon: Abandon = lambda *_: None) -> None:
     """Run trials until `study.total_trials` are complete or pruned, or the time is up.
 
     Trials are asked in blocks of `batch` consecutive numbers before any of the block runs. Trials that an earlier
-    process left running come first, under their own numbers.
+    process left running come first, under their own numbers. Those that the budget leaves no room for are told as
+    failed, with their cause, after `abandon` was called for each.
 
     Raises:
         TooManyFailures: `budget.max_failed` trials in a row failed.
@@ -62,19 +66,20 @@ def search(study: Study, stored: optuna.Study, objective: Objective) -> None:
     for baseline in study.baselines:
         stored.enqueue_trial(baseline, skip_if_exists=True)
     failed_in_a_row = 0
-    while not is_spent(study, stored):
-        for trial, resumed in _next_block(study, stored):
-            if _out_of_time(study, stored):
-                _give_up(stored, cause="budget.timeout_minutes was reached before it began")
+    while not is_spent(study, stored) and (block := _next_block(study, stored)):
+        for trial, resumed in block:
+            if is_spent(study, stored):
                 break
             outcome = _run(trial, resumed, objective)
             failed_in_a_row = failed_in_a_row + 1 if outcome.state == "failed" else 0
             if failed_in_a_row >= study.budget.max_failed:
-                _give_up(stored, cause="the search ended before it began")
+                _give_up(stored, abandon)
                 raise TooManyFailures(
                     f"{failed_in_a_row} trials in a row failed (budget.max_failed), the last one, "
                     f"trial {trial.number}, because: {outcome.cause}"
                 )
+
+    _give_up(stored, abandon)
 
 
 def is_spent(study: Study, stored: optuna.Study) -> bool:
@@ -119,12 +124,12 @@ def _attach(study: Study, stored: optuna.Study, frozen: FrozenTrial) -> Trial:
 
 
 def _next_grid_point(study: Study, stored: optuna.Study) -> dict[str, str | int | float | bool] | None:
-    """Return the first point that no trial has; a failed trial's point is tried again. None while one is waiting."""
+    """Return the first baseline or point that no trial has, a failed one's again. None while one is waiting."""
     trials = [t for t in stored.get_trials(deepcopy=False) if t.state is not TrialState.FAIL]
     if any(t.state is TrialState.WAITING for t in trials):
         return None
     done = [t.params for t in trials]
-    return next((point for point in study.grid() if point not in done), None)
+    return next((point for point in (*study.baselines, *study.grid()) if point not in done), None)
 
 
 def _run(trial: Trial, resumed: bool, objective: Objective) -> Outcome:
@@ -184,10 +189,12 @@ def _out_of_time(study: Study, stored: optuna.Study) -> bool:
     return sum(f.seconds for f in facts if f) >= 60 * study.budget.timeout_minutes
 
 
-def _give_up(stored: optuna.Study, *, cause: str) -> None:
+def _give_up(stored: optuna.Study, abandon: Abandon) -> None:
     """Tell the asked trials that will not run; they do not count, and nothing stays running."""
+    cause = "the search ended before this trial did"
     for trial in stored.get_trials(deepcopy=False):
         if trial.state is TrialState.RUNNING:
+            abandon(Asked(trial.number, True, trial.params, lambda *_: False), cause)
             facts = TrialFacts(state="failed", seconds=0.0, cause=cause)
             Trial(stored, trial._trial_id).set_user_attr(FACTS, json.dumps(asdict(facts)))
             stored.tell(trial.number, state=TrialState.FAIL)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from fttune.errors import StoreError, StudyBusy, StudyChanged
 from fttune.searching.samplers import pruner_for
 
 IDENTITY = "fttune.identity"
+ID = "fttune.id"
 FACTS = "fttune"
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -68,15 +70,19 @@ def study_lock(name: str, *, locks: Path) -> Iterator[None]:
     """
     locks.mkdir(parents=True, exist_ok=True)
     owner = locks / f"study-{name}.owner"
+    lock = FileLock(locks / f"study-{name}.lock")
     try:
-        with FileLock(locks / f"study-{name}.lock", timeout=0):
-            owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
-            yield
+        lock.acquire(timeout=0)
     except Timeout:
         who = "another process"
         with suppress(OSError):
             who = owner.read_text(encoding="utf-8") or who
         raise StudyBusy(f"study {name} is being searched by {who}; wait for it, or stop it first") from None
+    try:
+        owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
 
 
 def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bool = False) -> optuna.Study:
@@ -92,12 +98,12 @@ def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bo
         made = optuna.create_study(
             study_name=name, storage=storage, direction=study.direction, pruner=pruner_for(study)
         )
-        made.set_user_attr(IDENTITY, dict(identity))
+        _begin(made, identity)
         return made
     stored = optuna.load_study(study_name=name, storage=storage, pruner=pruner_for(study))
     old = stored.user_attrs.get(IDENTITY)
     if old is None:  # killed between the two writes above, before anything was asked
-        stored.set_user_attr(IDENTITY, dict(identity))
+        _begin(stored, identity)
     elif changed := differences(old, identity):
         lines = "\n".join(f"  {line}" for line in changed)
         raise StudyChanged(
@@ -105,6 +111,11 @@ def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bo
             "undo the change, or start a fresh generation beside the old one with --new"
         )
     return stored
+
+
+def _begin(stored: optuna.Study, identity: Identity) -> None:
+    stored.set_user_attr(ID, uuid.uuid4().hex)
+    stored.set_user_attr(IDENTITY, dict(identity))
 
 
 def current_name(name: str, storage: RDBStorage, *, following: bool = False) -> str:

@@ -21,7 +21,16 @@ from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.tracking import MlflowClient
 
 from fttune.errors import StoreError
-from fttune.training.events import Described, EpochEnded, Event, FileSaved, ModelSaved, RunClosed, RunOpened
+from fttune.training.events import (
+    STUDY_ID,
+    Described,
+    EpochEnded,
+    Event,
+    FileSaved,
+    ModelSaved,
+    RunClosed,
+    RunOpened,
+)
 
 RUN = "fttune.run"
 STATUS = {
@@ -92,10 +101,10 @@ class MlflowStore:
         folder.mkdir(parents=True, exist_ok=True)
         return Path(self.client.download_artifacts(run.info.run_id, "checkpoint", str(folder))) / "best.safetensors"
 
-    def comparison(self, experiment: str, keys: list[str]) -> str | None:
-        """Return the path of MLflow's page that compares the runs of these keys, None when there are none."""
+    def comparison(self, experiment: str, keys: list[str], tags: Mapping[str, str]) -> str | None:
+        """Return the path of MLflow's page that compares the runs of these keys and tags, None when there are none."""
         found = self.client.get_experiment_by_name(experiment)
-        runs = [self.find_run(experiment, {RUN: key}) for key in keys]
+        runs = [self.find_run(experiment, {RUN: key, **tags}) for key in keys]
         ids = [run.info.run_id for run in runs if run is not None]
         if found is None or not ids:
             return None
@@ -104,9 +113,12 @@ class MlflowStore:
     def _open(self, key: str, event: RunOpened) -> None:
         """Create the run, or take up the one that an earlier process left; what that one logged stays as it is."""
         experiment_id = self._experiment(event.experiment)
-        run = self.find_run(event.experiment, {RUN: key}) if event.reopen else None
+        same = {RUN: key, **{name: event.tags[name] for name in (STUDY_ID,) if name in event.tags}}
+        run = self.find_run(event.experiment, same) if event.reopen else None
         if run is not None:
             self.client.update_run(run.info.run_id, status="RUNNING")
+            for stale in {"fttune.state", "fttune.cause"} & run.data.tags.keys():
+                self.client.delete_tag(run.info.run_id, stale)
             history = self.client.get_metric_history(run.info.run_id, "train/loss")
             self._logged[key] = max((point.step for point in history), default=0)
         else:
@@ -170,13 +182,14 @@ class MlflowStore:
         return (self.artifacts / name).as_uri() if self.uri.startswith("sqlite:") else None
 
     def _refuse_moved_artifacts(self) -> None:
-        if not self.uri.startswith("sqlite:"):
-            return
+        if self.uri != f"sqlite:///{self.artifacts.parent / 'mlflow.db'}":
+            return  # a store outside the generated folder does not move with it
         for experiment in self.client.search_experiments(view_type=ViewType.ALL):
-            own = experiment.tags.get("fttune") == "experiment"
-            here = self._artifact_location(experiment.name)
-            if own and experiment.artifact_location != here:
-                old = Path(experiment.artifact_location.removeprefix("file://")).parent.parent
+            if experiment.tags.get("fttune") != "experiment":
+                continue
+            stored = Path(url2pathname(urlsplit(experiment.artifact_location).path))
+            if stored.resolve() != (self.artifacts / experiment.name).resolve():
+                old = stored.parent.parent
                 raise StoreError(
                     f"{self.artifacts.parent}: was moved: MLflow stored its artifacts under {old}. Move it back, "
                     f"link the old place to the new one (ln -s {self.artifacts.parent} {old}), "

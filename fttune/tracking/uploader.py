@@ -3,6 +3,7 @@
 The thread also imports mlflow, which takes seconds, while the main thread reads images.
 """
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fttune.errors import FttuneError, TrackingFailed
-from fttune.training.events import Entry
+from fttune.training.events import Entry, RunClosed
 
 if TYPE_CHECKING:
     from fttune.tracking.store import MlflowStore
@@ -20,7 +21,7 @@ Answer = TypeVar("Answer")
 
 
 class Uploader:
-    """A listener of an event log. Its thread is the only caller of mlflow; after a failed write it writes no more."""
+    """A listener of an event log. Its thread is the only caller of mlflow; after a failed write it only closes runs."""
 
     def __init__(self, uri: str, *, artifacts: Path, locks: Path) -> None:
         self._uri, self._artifacts, self._locks = uri, artifacts, locks
@@ -35,30 +36,32 @@ class Uploader:
         self._pending.append(self._pool.submit(self._write, entry))
 
     def ask(self, query: Callable[["MlflowStore"], Answer]) -> Answer:
-        """Return what `query` finds in the store, after all entries so far.
+        """Return what `query` finds in the store, once all entries so far are in it.
 
         Raises:
             StoreError: the store cannot be used as it stands.
             TrackingFailed: MLflow refused.
         """
+        self.flush()
         answer: Answer = self._result(self._pool.submit(lambda: query(self._opened())))
         return answer
 
     def flush(self, timeout_seconds: float | None = None) -> None:
         """Wait until all entries so far are stored. Raises as `ask` does."""
         pending, self._pending = self._pending, []
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         for future in pending:
-            self._result(future, timeout_seconds)
+            self._result(future, None if end is None else max(0.0, end - time.monotonic()))
 
     def close(self, timeout_seconds: float | None = None) -> None:
-        """Wait for the rest, at most so long for each entry, and end the thread. Raises as `ask` does."""
+        """Wait for the rest, at most so long, and end the thread. Raises as `ask` does."""
         try:
             self.flush(timeout_seconds)
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _write(self, entry: Entry) -> None:
-        if self._failed:
+        if self._failed and not isinstance(entry.event, RunClosed):
             return
         try:
             self._opened().write(entry.run, entry.event)

@@ -6,10 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+STUDY_ID = "fttune.study_id"
+
 
 @dataclass(frozen=True)
 class RunOpened:
-    """A run begins. `reopen` asks to continue the run of the same key that an earlier process left behind."""
+    """A run begins. `reopen` asks to continue the run that an earlier process left behind, if it is there.
+
+    That is the run of the same key, and of the same `STUDY_ID` where the tags hold one: two studies of one name may
+    share a tracking server.
+    """
 
     name: str
     experiment: str

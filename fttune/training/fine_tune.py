@@ -3,8 +3,8 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from torch import nn
 
 from fttune.config import Experiment
 from fttune.config.sections import Optimizer
-from fttune.errors import BadInput, Diverged
+from fttune.errors import BadInput, Diverged, Interrupted
 from fttune.freezing import Parts, apply_policy
 from fttune.models import build_backbone
 from fttune.training.checkpoints import BestEpoch, CheckpointFolder, Snapshot
@@ -75,7 +75,7 @@ def fine_tune(
     epochs: list[EpochEnded] = []
     step_losses: list[float] = []
     state: Literal["complete", "pruned"] = "complete"
-    with _own_random_state(run):
+    with _own_random_state(run), _kept_when_cut_short(run, best, epochs, checkpoints, emit):
         for epoch in range(1, experiment.training.epochs + 1):
             ended, losses = _epoch(run, epoch)
             epochs.append(ended)
@@ -176,6 +176,23 @@ def _epoch(run: Run, epoch: int) -> tuple[EpochEnded, list[float]]:
         if not math.isfinite(value):
             raise Diverged(f"{name} became {value} in epoch {epoch}; a smaller optimizer.lr may help")
     return EpochEnded(epoch, {**metrics, "epoch_seconds": time.monotonic() - started}), step_losses
+
+
+@contextmanager
+def _kept_when_cut_short(
+    run: Run,
+    best: BestEpoch,
+    epochs: Sequence[EpochEnded],
+    checkpoints: CheckpointFolder | None,
+    emit: Callable[[Event], None],
+) -> Iterator[None]:
+    """Write what there is when a training diverges or is interrupted; a trial keeps no last state and runs again."""
+    try:
+        yield
+    except (Diverged, Interrupted, KeyboardInterrupt):
+        if checkpoints and checkpoints.keep_last and best.snapshot:
+            _write(run, best.snapshot, epochs[-1], checkpoints, emit)
+        raise
 
 
 def _own_random_state(run: Run) -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ from fttune.app.results import rows_of
 from fttune.app.search import comparison_path
 from fttune.config import load_study
 from fttune.config.workspace import Workspace
-from fttune.errors import BadInput, StudyChanged, TooManyFailures
+from fttune.errors import BadInput, StoreError, StudyChanged, TooManyFailures, TrackingFailed
 from fttune.training import events, library_versions
 from tests.recipes import tiny_study, write_experiment, write_study
 from tests.stored import history_of, plain_mlflow, runs_of
@@ -107,7 +107,9 @@ def test_a_study_whose_every_trial_fails_stops_with_the_cause(
         fttune.search(tiny_study(tmp_path, budget__n_trials=9), workspace=workspace)
     frame = runs_of(workspace.mlflow_uri)
     assert set(frame["status"]) == {"FAILED"}
-    assert set(frame[frame["tags.fttune.kind"] == "trial"]["tags.fttune.cause"]) == {"OSError: no space left on device"}
+    causes = frame[frame["tags.fttune.kind"] == "trial"].set_index("tags.fttune.trial")["tags.fttune.cause"]
+    ran = dict.fromkeys("012", "OSError: no space left on device")
+    assert causes.to_dict() == {**ran, "3": "the search ended before this trial did"}
     stored = optuna.load_study(study_name="tiny", storage=workspace.optuna_uri)
     assert {t.state.name for t in stored.trials} == {"FAIL"}
 
@@ -215,3 +217,67 @@ def test_a_search_over_the_backbone_runs_each_with_its_own_weights(tmp_path: Pat
     }
     assert len(stored.trials) == 4
     assert sizes["resnet18"] == sum(p.numel() for p in torchvision.models.resnet18(num_classes=3).parameters())
+
+
+def test_a_winner_that_could_not_be_stored_is_stored_by_the_next_start(
+    tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny_study(tmp_path, budget__n_trials=2)
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as broken, pytest.raises(TrackingFailed, match="no space left"):
+        broken.setattr("fttune.tracking.store.MlflowStore._log_model", full_disk)
+        fttune.search(study, workspace=workspace)
+    assert "RUNNING" not in set(runs_of(workspace.mlflow_uri)["status"])
+    fttune.search(study, workspace=workspace)
+    frame = runs_of(workspace.mlflow_uri)
+    parent = frame[frame["tags.fttune.kind"] == "study"].iloc[0]
+    with plain_mlflow(workspace.mlflow_uri):
+        mlflow.pytorch.load_model(f"runs:/{parent['run_id']}/model")
+
+
+def test_a_store_that_cannot_be_used_is_named_before_any_trial(tmp_path: Path, workspace: Workspace) -> None:
+    fttune.search(tiny_study(tmp_path, budget__n_trials=1), workspace=workspace)
+    workspace.mlruns.rename(tmp_path / "elsewhere")
+    moved = Workspace.at(tmp_path, tmp_path / "elsewhere")
+    said: list[object] = []
+    with pytest.raises(StoreError, match="was moved"):
+        fttune.search(tiny_study(tmp_path), workspace=moved, display=lambda entry: said.append(entry.event))
+    assert said == []
+    assert len(optuna.load_study(study_name="tiny", storage=moved.optuna_uri).trials) == 1
+
+
+def test_trials_that_a_lowered_budget_leaves_no_room_for_are_closed(tmp_path: Path, workspace: Workspace) -> None:
+    def interrupt(entry: events.Entry) -> None:
+        if entry.run == "tiny/1" and isinstance(entry.event, events.EpochEnded):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fttune.search(tiny_study(tmp_path, batch=4), workspace=workspace, display=interrupt)
+    stored = fttune.search(tiny_study(tmp_path, batch=4, budget__n_trials=1), workspace=workspace)
+    assert [t.state.name for t in stored.trials] == ["COMPLETE", "FAIL", "FAIL", "FAIL"]
+    frame = runs_of(workspace.mlflow_uri).set_index("tags.fttune.run")
+    assert frame["status"].to_dict() == {
+        "tiny": "FINISHED",
+        "tiny/0": "FINISHED",
+        **dict.fromkeys(("tiny/1", "tiny/2", "tiny/3"), "FAILED"),
+    }
+
+
+def test_two_studies_of_one_name_do_not_share_runs_on_one_server(tmp_path: Path, workspace: Workspace) -> None:
+    study = tiny_study(tmp_path, budget__n_trials=1, tracking={"uri": workspace.mlflow_uri})
+    for owner in ("first", "second"):
+        fttune.search(study, workspace=Workspace.at(tmp_path, tmp_path / owner / "mlruns"))
+    frame = runs_of(workspace.mlflow_uri)
+    assert frame["tags.fttune.kind"].value_counts().to_dict() == {"study": 2, "trial": 2}
+    parents = frame[frame["tags.fttune.kind"] == "study"].set_index("run_id")["tags.fttune.study_id"]
+    children = frame[frame["tags.fttune.kind"] == "trial"]
+    assert [parents[run] for run in children["tags.mlflow.parentRunId"]] == children["tags.fttune.study_id"].tolist()
+
+
+def test_the_best_experiment_finds_the_winners_value_again(tmp_path: Path, workspace: Workspace) -> None:
+    study = tiny_study(tmp_path)
+    stored = fttune.search(study, workspace=workspace)
+    assert fttune.fine_tune(fttune.best_experiment(study, stored)).value == stored.best_value

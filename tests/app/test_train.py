@@ -113,3 +113,31 @@ def test_a_tracking_uri_in_the_environment_is_used(
     fttune.train(tiny_experiment(tmp_path), workspace=workspace)
     assert not (workspace.mlruns / "mlflow.db").exists()
     assert len(runs_of(uri)) == 1
+
+
+def test_an_interrupted_training_keeps_its_best_checkpoint(tmp_path: Path, workspace: Workspace) -> None:
+    def interrupt(entry: events.Entry) -> None:
+        if isinstance(entry.event, events.EpochEnded) and entry.event.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fttune.train(tiny_experiment(tmp_path, training__epochs=3), workspace=workspace, display=interrupt)
+    run = runs_of(workspace.mlflow_uri).iloc[0]
+    assert (run["status"], run["tags.fttune.state"]) == ("KILLED", "interrupted")
+    files = Path(run["artifact_uri"].removeprefix("file://")) / "checkpoint"
+    assert "best.safetensors" in {file.name for file in files.iterdir()}
+
+
+def test_a_source_training_that_was_killed_is_taken_up_in_its_own_run(tmp_path: Path, workspace: Workspace) -> None:
+    write_experiment(tmp_path, "source", data__classes=[5, 6, 7])
+    target = tiny_experiment(tmp_path, backbone__weights="experiment:source")
+
+    def interrupt(entry: events.Entry) -> None:
+        if entry.run.startswith("train/source") and isinstance(entry.event, events.EpochEnded):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fttune.train(target, workspace=workspace, display=interrupt)
+    fttune.train(target, workspace=workspace)
+    source = runs_of(workspace.mlflow_uri, "source")
+    assert source["status"].tolist() == ["FINISHED"]

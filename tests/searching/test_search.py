@@ -287,3 +287,13 @@ def test_a_pruner_decides_as_plain_optuna_does(
             reference.tell(copy, value_at(trial.params, EPOCHS))
     assert [t.state for t in stored.trials] == [t.state for t in reference.trials]
     assert [t.intermediate_values for t in stored.trials] == [t.intermediate_values for t in reference.trials]
+
+
+def test_a_baseline_off_the_grid_that_fails_is_tried_again(tmp_path: Path, workspace: Workspace) -> None:
+    baseline = {"optimizer.lr": 0.02, "freeze.unfrozen_stages": 1}
+    study = tiny_study(tmp_path, sampler__type="grid", space=GRID, baselines=[baseline], budget__n_trials=100)
+    stored = opened(study, workspace)
+    search(study, stored, lambda asked: Outcome("failed", cause="x") if asked.number == 0 else objective(asked))
+    done = [t.params for t in stored.trials if t.state is TrialState.COMPLETE]
+    assert len(done) == 16
+    assert all(point in [baseline, *study.grid()] for point in done)

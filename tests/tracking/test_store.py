@@ -123,6 +123,10 @@ def test_a_moved_folder_is_refused_with_its_remedy(workspace: Workspace, store: 
     text = str(refused.value)
     assert f"MLflow stored its artifacts under {workspace.mlruns}" in text
     assert f"ln -s {moved.mlruns} {workspace.mlruns}" in text
+    workspace.mlruns.symlink_to(moved.mlruns)
+    store_of(moved)
+    store_of(Workspace.at(tmp_path))
+    workspace.mlruns.unlink()
     moved.mlruns.rename(workspace.mlruns)
     store_of(workspace)
 
@@ -131,10 +135,10 @@ def test_the_comparison_names_runs_and_experiment(store: MlflowStore, plain: Mlf
     import json
     from urllib.parse import parse_qs, urlsplit
 
-    assert store.comparison("pets", ["pets/0"]) is None
+    assert store.comparison("pets", ["pets/0"], {}) is None
     for number in (0, 1):
         store.write(f"pets/{number}", RunOpened(f"trial-{number}", "pets"))
-    path = store.comparison("pets", ["pets/1", "pets/0", "pets/9"])
+    path = store.comparison("pets", ["pets/1", "pets/0", "pets/9"], {})
     assert path is not None
     query = parse_qs(urlsplit(urlsplit(path).fragment).query)
     ids = {name: run.info.run_id for name, run in runs(plain).items()}

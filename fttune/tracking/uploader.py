@@ -3,9 +3,8 @@
 The thread also imports mlflow, which takes seconds, while the main thread reads images.
 """
 
-import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from importlib import import_module
 from pathlib import Path
@@ -49,9 +48,9 @@ class Uploader:
     def flush(self, timeout_seconds: float | None = None) -> None:
         """Wait until all entries so far are stored. Raises as `ask` does."""
         pending, self._pending = self._pending, []
-        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        wait(pending, timeout_seconds)  # a run is closed after a failure too
         for future in pending:
-            self._result(future, None if end is None else max(0.0, end - time.monotonic()))
+            self._result(future, 0)
 
     def close(self, timeout_seconds: float | None = None) -> None:
         """Wait for the rest, at most so long, and end the thread. Raises as `ask` does."""

@@ -127,6 +127,7 @@ def main() -> None:
     """Run the command line: errors as one message, exit 0 ok, 1 failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
     import os
     import sys
+    import traceback
 
     from fttune.errors import FttuneError, Interrupted
 
@@ -135,7 +136,7 @@ def main() -> None:
         app()
     except FttuneError as error:
         if "--debug" in sys.argv:
-            raise
+            traceback.print_exc()
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)
     except Interrupted as interruption:
@@ -167,7 +168,9 @@ def _install_signal_handlers() -> None:
 def _workspace(mlruns: Path | None) -> "Workspace":
     from fttune.config.workspace import Workspace
 
-    return Workspace.at(mlruns=mlruns)
+    workspace = Workspace.at(mlruns=mlruns)
+    workspace.require_writable()
+    return workspace
 
 
 def _print_training(experiment: "Experiment", result: "FineTuneResult", as_json: bool) -> None:

@@ -156,6 +156,11 @@ BAD_INPUTS = {
         ["search", "studies/tiny.yaml", "--set", "metric=val/top5_accuracy"],
         "more than 5 classes",
     ),
+    "unusable mlruns": (["train", "experiments/tiny.yaml", "--mlruns", "weights.pth"], "cannot be written"),
+    "monitor without validation": (
+        ["train", "experiments/tiny.yaml", "--set", "training.monitor=val/accuracy", "--set", "data.split.val=0.0"],
+        "training.monitor needs a validation split",
+    ),
     "deeper than the backbone": (
         ["search", "studies/tiny.yaml", "--set", "space.freeze.unfrozen_stages.high=9"],
         "must be 0..4",
@@ -183,7 +188,8 @@ def test_bad_input_is_one_message_exit_2_and_nothing_written(name: str, tmp_path
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    _, _, err = processes.run("--debug", "train", "nowhere.yaml", cwd=tmp_path)
+    code, _, err = processes.run("--debug", "train", "nowhere.yaml", cwd=tmp_path)
+    assert code == 2
     assert "Traceback" in err
 
 

@@ -57,10 +57,11 @@ def search(
             raise BadInput("a search chooses by the validation split, but data.split.val is 0; give it a share")
         check_recipe(study.experiment, inputs, monitor=study.metric)
         identity = study_identity(study, data=inputs.data.fingerprint, weights=inputs.weights.identity)
-        session.uploader.ask(lambda store: store.uri)  # refuses a store that cannot be used, before any work
         with searching.study_lock(study.name, locks=workspace.locks), delivered_on_interruption(session):
+            session.uploader.ask(lambda store: store.uri)  # refuses a store that cannot be used, before any work
             storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
             stored = searching.open_study(study, storage, identity, new=new)
+            _compare_stores(session, study, stored)
             if _is_closed(study, stored):
                 session.notice(stored.study_name, f"study {stored.study_name} is finished: nothing to do")
             else:
@@ -87,6 +88,14 @@ def _is_closed(study: Study, stored: "optuna.Study") -> bool:
     closed = stored.user_attrs.get(CLOSED)
     delivered = closed is not None and json.loads(closed)["trials"] == searching.counted(stored)
     return delivered and searching.is_spent(study, stored)
+
+
+def _compare_stores(session: Session, study: Study, stored: "optuna.Study") -> None:
+    """Say when MLflow lacks a study that Optuna holds: its store was deleted, or another one is in use."""
+    tags = {"fttune.kind": "study", STUDY_ID: str(stored.user_attrs[searching.ID])}
+    known = session.uploader.ask(lambda store: store.find_run(study.experiment.name, tags))
+    if known is None and (counted := searching.counted(stored)):
+        session.notice(stored.study_name, f"{counted} earlier trials are not in this MLflow; --new runs them anew")
 
 
 @dataclass
@@ -218,7 +227,10 @@ class _Search:
         parent, experiment = self.stored.study_name, self.study.experiment.replace(best.params)
         run = {"fttune.run": f"{parent}/{best.number}", STUDY_ID: self._id}
         checkpoint = self.session.uploader.ask(lambda store: store.find_checkpoint(experiment.name, run))
-        if checkpoint is not None:
+        if checkpoint is None:
+            text = f"the checkpoint of the best trial, {best.number}, is not in MLflow, so its model is not logged"
+            self.session.notice(parent, f"{text}; restore the artifacts, or start anew with --new")
+        else:
             self.session.log.append(parent, ModelSaved(checkpoint, experiment.data.image_size))
         assert best.value is not None, "a ranked trial has a value"
         return RunClosed("complete", {"fttune.best_trial": str(best.number)}, {"best_value": best.value})

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from fttune.errors import StoreError
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -21,6 +23,12 @@ class Workspace:
         root = (root or Path.cwd()).resolve()
         chosen = mlruns or Path(os.environ.get("FTTUNE_MLRUNS") or "mlruns")
         return cls(root, (root / chosen).resolve())
+
+    def require_writable(self) -> None:
+        """Refuse a generated folder that cannot be made or written, without making it. Raises StoreError."""
+        nearest = next(folder for folder in (self.mlruns, *self.mlruns.parents) if folder.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise StoreError(f"{self.mlruns}: cannot be written, since {nearest} is no folder that can; use --mlruns")
 
     @property
     def cache(self) -> Path:

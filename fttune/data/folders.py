@@ -56,6 +56,12 @@ def _class_folders(top: Path) -> list[tuple[Path, str | None]]:
             f"{top} has the folders {some(sorted(names), 8)}, but splits are called train, val and test, and train "
             "must be there; rename the folders"
         )
+    if "train" in names and (inner := sorted(_folders(top / "train"))):
+        others = some(sorted(names - SPLITS), 8)
+        raise DataError(
+            f"{top} has train/{inner[0].name}, as splits have, but also {others}; leave only train, val and test, "
+            "or only class folders"
+        )
     return [(folder, None) for folder in folders]
 
 

@@ -47,7 +47,10 @@ def open_storage(uri: str, *, locks: Path) -> RDBStorage:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     options: dict[str, Any] = {}
-    url = make_url(uri)
+    try:
+        url = make_url(uri)
+    except SQLAlchemyError as error:
+        raise StoreError(f"storage: must be a database URL such as sqlite:///optuna.db, got {uri!r}") from error
     if url.get_backend_name() == "sqlite":
         options = {"connect_args": {"timeout": 60}}
         if url.database:
@@ -56,6 +59,8 @@ def open_storage(uri: str, *, locks: Path) -> RDBStorage:
     try:
         with FileLock(locks / "optuna-schema.lock"):
             return RDBStorage(uri, engine_kwargs=options)
+    except ImportError as error:
+        raise StoreError(f"storage: {url.render_as_string()} needs a driver that is not installed: {error}") from error
     except (RuntimeError, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
         raise StoreError(f"{url.render_as_string()}: Optuna cannot use this store: {reason}") from error

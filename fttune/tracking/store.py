@@ -90,13 +90,14 @@ class MlflowStore:
         return runs[0] if runs else None
 
     def find_checkpoint(self, experiment: str, tags: Mapping[str, str]) -> Path | None:
-        """Return `best.safetensors` of the newest finished run with these tags, as a local file."""
+        """Return `best.safetensors` of the newest finished run with these tags, as a local file; None if it is gone."""
         run = self.find_run(experiment, tags, status="FINISHED")
         if run is None:
             return None
         uri = urlsplit(run.info.artifact_uri)
         if uri.scheme == "file":
-            return Path(url2pathname(uri.path)) / "checkpoint" / "best.safetensors"
+            file = Path(url2pathname(uri.path)) / "checkpoint" / "best.safetensors"
+            return file if file.is_file() and file.with_suffix(".json").is_file() else None
         folder = self.artifacts.parent / "cache" / "checkpoints" / run.info.run_id
         folder.mkdir(parents=True, exist_ok=True)
         return Path(self.client.download_artifacts(run.info.run_id, "checkpoint", str(folder))) / "best.safetensors"

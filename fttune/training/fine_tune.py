@@ -107,6 +107,8 @@ def fine_tune(
 def check_recipe(experiment: Experiment, inputs: Inputs, *, monitor: str | None = None) -> None:
     """Refuse what cannot run before anything is written. Raises BadInput or WeightsError as `fine_tune` does."""
     _monitored(monitor or experiment.training.monitor, inputs)
+    if inputs.data.val is None and "monitor" in experiment.training.model_fields_set:
+        raise BadInput("training.monitor needs a validation split, but data.split.val is 0; leave it out")
     prepare_run(experiment, inputs)
 
 

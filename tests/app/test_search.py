@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -281,3 +282,25 @@ def test_the_best_experiment_finds_the_winners_value_again(tmp_path: Path, works
     study = tiny_study(tmp_path)
     stored = fttune.search(study, workspace=workspace)
     assert fttune.fine_tune(fttune.best_experiment(study, stored)).value == stored.best_value
+
+
+def test_a_study_without_its_artifacts_still_finishes_and_says_so(tmp_path: Path, workspace: Workspace) -> None:
+    fttune.search(tiny_study(tmp_path, budget__n_trials=2), workspace=workspace)
+    best = rows_of(optuna.load_study(study_name="tiny", storage=workspace.optuna_uri))[0].value
+    shutil.rmtree(workspace.artifacts)
+    said: list[object] = []
+    stored = fttune.search(
+        tiny_study(tmp_path, budget__n_trials=3), workspace=workspace, display=lambda entry: said.append(entry.event)
+    )
+    assert len(stored.trials) == 3
+    lost = rows_of(stored)[0].value == best
+    assert any("is not in MLflow" in event.text for event in said if isinstance(event, events.Notice)) == lost
+
+
+def test_a_deleted_mlflow_store_is_told(tmp_path: Path, workspace: Workspace, empty_stores: Path) -> None:
+    study = tiny_study(tmp_path, budget__n_trials=2)
+    fttune.search(study, workspace=workspace)
+    shutil.copy(empty_stores / "mlflow.db", workspace.mlruns / "mlflow.db")
+    said: list[object] = []
+    fttune.search(study, workspace=workspace, display=lambda entry: said.append(entry.event))
+    assert events.Notice("2 earlier trials are not in this MLflow; --new runs them anew") in said

@@ -127,3 +127,9 @@ def test_a_folder_that_cannot_be_listed_is_refused(make_folder, monkeypatch, whe
     monkeypatch.setattr(Path, "iterdir", refuse) if where == "top" else monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"pets cannot be listed \(Permission denied\); make the folder readable"):
         folder_samples(top)
+
+
+def test_a_folder_beside_splits_is_refused_and_not_taken_for_a_class(make_folder):
+    top = make_folder({"train/cat": 1, "train/dog": 1, "other": 1})
+    with pytest.raises(DataError, match="has train/cat, as splits have, but also other"):
+        folder_samples(top)

@@ -109,3 +109,9 @@ def test_a_store_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(StoreError, match=r"optuna\.db"):
         open_storage(f"sqlite:///{tmp_path / 'optuna.db'}", locks=tmp_path / "locks")
+
+
+@pytest.mark.parametrize(("uri", "message"), [("foo", "must be a database URL"), ("mysql://u:p@h/x", "needs a driver")])
+def test_a_storage_that_is_no_usable_database_is_refused(uri: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=message):
+        open_storage(uri, locks=tmp_path)

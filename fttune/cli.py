@@ -205,6 +205,9 @@ def _print_study(study: "Study", stored: "optuna.Study", as_json: bool) -> None:
         return
     typer.echo(f"study {stored.study_name}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
     complete = [row for row in rows if row.state == "complete"]
+    if not complete:
+        typer.echo("no trial is complete; the lines above and the tag fttune.cause in MLflow say why")
+        return
     typer.echo(f"best five by {study.metric}:\n{as_text(table(complete[:5]))}")
     if path:
         typer.echo(f"compare them in MLflow: run `fttune ui`, then open http://127.0.0.1:5000{path}")

@@ -156,6 +156,10 @@ BAD_INPUTS = {
         ["search", "studies/tiny.yaml", "--set", "metric=val/top5_accuracy"],
         "more than 5 classes",
     ),
+    "a last batch of one image": (
+        ["search", "studies/tiny.yaml", "--set", "backbone.name=resnet18", "--set", "training.batch_size=23"],
+        "training.batch_size is 23",
+    ),
     "unusable mlruns": (["train", "experiments/tiny.yaml", "--mlruns", "weights.pth"], "cannot be written"),
     "monitor without validation": (
         ["train", "experiments/tiny.yaml", "--set", "training.monitor=val/accuracy", "--set", "data.split.val=0.0"],
@@ -268,3 +272,12 @@ def test_ui_serves_the_store_on_loopback(workspace: Workspace) -> None:
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.communicate(timeout=60)
+
+
+def test_a_study_that_only_diverged_says_so_instead_of_an_empty_table(workspace: Workspace) -> None:
+    write_study(workspace.root, space={"optimizer.lr": {"type": "categorical", "choices": [1.0e20]}})
+    code, out, err = processes.run("search", "studies/tiny.yaml", "--set", "budget.n_trials=2", cwd=workspace.root)
+    assert code == 0, err
+    assert out == (
+        "study tiny: 2 diverged\nno trial is complete; the lines above and the tag fttune.cause in MLflow say why\n"
+    )

@@ -1,6 +1,7 @@
 """A study from its file to its winner: the only place where Optuna's trials and MLflow's runs meet."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from fttune.app.train import prepare_in, result_metrics
 from fttune.config import Experiment, Study
 from fttune.config.experiment import flatten
 from fttune.config.fingerprint import Identity, differences, digest, study_identity
+from fttune.config.sections import Categorical
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
 from fttune.searching import Asked, Outcome
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     import optuna
 
 CLOSED = "fttune.closed"
+DEPTH = "freeze.unfrozen_stages"
 ENVIRONMENT = "fttune.environment"
 COMPARED_RUNS = 5
 
@@ -55,7 +58,7 @@ def search(
         inputs = prepare_in(session, study.experiment)
         if inputs.data.val is None:
             raise BadInput("a search chooses by the validation split, but data.split.val is 0; give it a share")
-        check_recipe(study.experiment, inputs, monitor=study.metric)
+        check_recipe(_deepest(study), inputs, monitor=study.metric)
         identity = study_identity(study, data=inputs.data.fingerprint, weights=inputs.weights.identity)
         with searching.study_lock(study.name, locks=workspace.locks), delivered_on_interruption(session):
             session.uploader.ask(lambda store: store.uri)  # refuses a store that cannot be used, before any work
@@ -81,6 +84,17 @@ def best_experiment(study: Study, stored: "optuna.Study") -> Experiment:
     if not best:
         raise BadInput(f"study {stored.study_name} has no complete trial yet")
     return study.experiment.replace({**best[0].params, "training.monitor": study.metric})
+
+
+def _deepest(study: Study) -> Experiment:
+    """Return the experiment with as many stages unfrozen as any trial may have, which is the hardest to run."""
+    depth = study.space.get(DEPTH)
+    deepest = [] if depth is None else depth.choices if isinstance(depth, Categorical) else [depth.high]
+    return study.experiment.replace({DEPTH: max(deepest, key=_depth_order)}) if deepest else study.experiment
+
+
+def _depth_order(depth: object) -> float:
+    return float(depth) if isinstance(depth, int) else math.inf  # "all"
 
 
 def _is_closed(study: Study, stored: "optuna.Study") -> bool:

@@ -21,7 +21,7 @@ from fttune.training.checkpoints import BestEpoch, CheckpointFolder, Snapshot
 from fttune.training.device import choose_device
 from fttune.training.events import Described, EpochEnded, Event, FileSaved
 from fttune.training.inputs import Inputs
-from fttune.training.loop import Run, evaluate, train_epoch
+from fttune.training.loop import Run, evaluate, train_epoch, try_smallest_batch
 from fttune.training.metrics import TOP_K
 
 
@@ -109,7 +109,7 @@ def check_recipe(experiment: Experiment, inputs: Inputs, *, monitor: str | None 
     _monitored(monitor or experiment.training.monitor, inputs)
     if inputs.data.val is None and "monitor" in experiment.training.model_fields_set:
         raise BadInput("training.monitor needs a validation split, but data.split.val is 0; leave it out")
-    prepare_run(experiment, inputs)
+    try_smallest_batch(prepare_run(experiment, inputs))
 
 
 def _monitored(metric: str, inputs: Inputs) -> str | None:

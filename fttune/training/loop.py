@@ -68,6 +68,23 @@ def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], list[float]]:
     return metrics, step_losses.tolist()
 
 
+def try_smallest_batch(run: Run) -> None:
+    """Run the last batch of an epoch when it is a single image, which some norm layers cannot train on.
+
+    The run's norm statistics move, so it is of no use afterwards. Raises BadInput.
+    """
+    training, part = run.experiment.training, run.inputs.data.train
+    if (len(part.labels) - 1) % training.batch_size:
+        return
+    run.backbone.module.train()
+    run.freezing.train_mode()
+    images, _ = run.inputs.batch(part, torch.tensor([0]), run.device.device)
+    data = run.experiment.data
+    images = augment(images, data.augment, image_size=data.image_size, generator=torch.Generator())
+    with torch.no_grad(), run.device.autocast():
+        _forward(run, images)
+
+
 def evaluate(run: Run) -> dict[str, float]:
     """Return the metrics of the validation split; empty when there is none."""
     part = run.inputs.data.val

@@ -144,7 +144,10 @@ BAD_INPUTS = {
     "missing folder": (["train", "experiments/images.yaml", "--set", "data.path=nowhere"], "nowhere"),
     "bad weights": (["train", "experiments/tiny.yaml", "--set", "backbone.weights=weights.pth"], "weights.pth"),
     "missing weights": (["train", "experiments/tiny.yaml", "--set", "backbone.weights=no.pth"], "no.pth"),
-    "weights of another net": (["train", "experiments/tiny.yaml", "--set", "backbone.weights=other.pth"], "missing: "),
+    "weights of another net": (
+        ["train", "experiments/tiny.yaml", "--set", "backbone.weights=other.pth"],
+        "other.pth do not fit",
+    ),
     "early stopping without validation": (
         ["train", "experiments/tiny.yaml", "--set", "training.early_stop_epochs=1", "--set", "data.split.val=0.0"],
         "needs a validation split",
@@ -160,6 +163,11 @@ BAD_INPUTS = {
         ["search", "studies/tiny.yaml", "--set", "backbone.name=resnet18", "--set", "training.batch_size=23"],
         "training.batch_size is 23",
     ),
+    "tracking without a scheme": (
+        ["search", "studies/tiny.yaml", "--set", "tracking.uri=foo"],
+        "tracking.uri: must be a URL",
+    ),
+    "storage without a scheme": (["search", "studies/tiny.yaml", "--set", "storage=foo"], "storage: must be a URL"),
     "unusable mlruns": (["train", "experiments/tiny.yaml", "--mlruns", "weights.pth"], "cannot be written"),
     "monitor without validation": (
         ["train", "experiments/tiny.yaml", "--set", "training.monitor=val/accuracy", "--set", "data.split.val=0.0"],

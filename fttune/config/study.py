@@ -5,10 +5,11 @@
 
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from fttune.config.experiment import Experiment
 from fttune.config.grid import grid_values
+from fttune.config.known import shown
 from fttune.config.problems import raise_if_any
 from fttune.config.rules import study_problems
 from fttune.config.sections import (
@@ -81,10 +82,19 @@ class NoPruner(Section):
 Pruner = Annotated[MedianPruner | SuccessiveHalvingPruner | HyperbandPruner | NoPruner, Field(discriminator="type")]
 
 
+def _url(value: str) -> str:
+    if "://" not in value:
+        raise broken(f"must be a URL such as sqlite:///FILE or http://127.0.0.1:5000, got {shown(value)}")
+    return value
+
+
+Url = Annotated[str, AfterValidator(_url)]
+
+
 class Tracking(Section):
     """Where MLflow keeps the runs; default: `MLFLOW_TRACKING_URI`, else SQLite under mlruns/."""
 
-    uri: str | None = None
+    uri: Url | None = None
 
 
 Baseline = Annotated[dict[str, Scalar], Field(min_length=1)]
@@ -108,7 +118,7 @@ class Study(Section):
     pruner: Pruner = MedianPruner()
     space: dict[str, Distribution] = Field(min_length=1)
     baselines: Annotated[tuple[Baseline, ...], Field(strict=False)] = ()
-    storage: str | None = Field(default=None, exclude=True)
+    storage: Url | None = Field(default=None, exclude=True)
     tracking: Tracking = Field(default=Tracking(), exclude=True)
     name: str = Field(default="study", exclude=True, pattern=NAME)
 

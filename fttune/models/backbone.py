@@ -51,7 +51,7 @@ def build_backbone(name: str, weights: Weights, *, classes: tuple[str, ...], see
     keep = _head_fits(state, module, family.head) and weights.classes in (None, classes)
     if not keep:
         state = {key: tensor for key, tensor in state.items() if not key.startswith(f"{family.head}.")}
-    _check(state, module, source=weights.identity, ignore=None if keep else family.head)
+    _check(state, module, source=weights.name, ignore=None if keep else family.head)
     module.load_state_dict(state, strict=False)
     return Backbone(module, family.stages, family.head, head_is_new=not keep)
 

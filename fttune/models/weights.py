@@ -42,6 +42,12 @@ class Weights:
     identity: str
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing = Preprocessing()
+    source: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What a person calls them: their file, else their identity."""
+        return self.source or self.identity
 
 
 def load_weights(backbone: BackboneConfig, *, root: Path, file: Path | None = None) -> Weights:
@@ -72,11 +78,11 @@ def weights_from_file(file: Path) -> Weights:
     sidecar = read_sidecar(file)
     state, sha256 = read_tensors(file, expected_sha256=sidecar.get("sha256"))
     if not sidecar:
-        return Weights(state, f"sha256:{sha256}")
+        return Weights(state, f"sha256:{sha256}", source=str(file))
     fields = sidecar["preprocessing"]
     mean, std = tuple(fields["mean"]), tuple(fields["std"])
     preprocessing = Preprocessing(fields["resize"], fields["crop"], fields["interpolation"], mean, std)
-    return Weights(state, f"sha256:{sha256}", tuple(sidecar["classes"]), preprocessing)
+    return Weights(state, f"sha256:{sha256}", tuple(sidecar["classes"]), preprocessing, str(file))
 
 
 def _from_torchvision(backbone: BackboneConfig) -> Weights:

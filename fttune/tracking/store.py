@@ -124,7 +124,9 @@ class MlflowStore:
             self._logged[key] = max((point.step for point in history), default=0)
         else:
             parent = {} if event.parent is None else {"mlflow.parentRunId": self._runs[event.parent]}
-            run = self.client.create_run(experiment_id, run_name=event.name, tags={RUN: key, **parent})
+            # All tags at once: a run that is cut off from here on must be found again by them.
+            tags = {**event.tags, RUN: key, **parent}
+            run = self.client.create_run(experiment_id, run_name=event.name, tags=tags)
         self._runs[key] = run.info.run_id
         params = [Param(n, _param(value)) for n, value in event.params.items() if n not in run.data.params]
         self.client.log_batch(run.info.run_id, params=params[:MAX_BATCH], tags=_tags(event.tags))

@@ -6,7 +6,7 @@ from mlflow.tracking import MlflowClient
 from fttune.config.workspace import Workspace
 from fttune.errors import StoreError
 from fttune.tracking.store import MlflowStore
-from fttune.training.events import Described, EpochEnded, FileSaved, Notice, RunClosed, RunOpened
+from fttune.training.events import STUDY_ID, Described, EpochEnded, FileSaved, Notice, RunClosed, RunOpened
 
 
 def store_of(workspace: Workspace) -> MlflowStore:
@@ -144,3 +144,21 @@ def test_the_comparison_names_runs_and_experiment(store: MlflowStore, plain: Mlf
     ids = {name: run.info.run_id for name, run in runs(plain).items()}
     assert json.loads(query["runs"][0]) == [ids["trial-1"], ids["trial-0"]]
     assert json.loads(query["experiments"][0]) == [plain.get_experiment_by_name("pets").experiment_id]
+
+
+def test_a_run_cut_off_right_after_it_was_made_is_found_again(
+    store: MlflowStore, plain: MlflowClient, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    opened = RunOpened("pets", "pets", params={"a": 1}, tags={STUDY_ID: "x", "fttune.kind": "study"}, reopen=True)
+    with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
+        cut.setattr(store.client, "log_batch", killed)
+        store.write("pets", opened)
+    later = store_of(workspace)
+    later.write("pets", opened)
+    later.write("pets", RunClosed("complete"))
+    experiment = plain.get_experiment_by_name("pets")
+    found = plain.search_runs([experiment.experiment_id])
+    assert [(run.info.status, run.data.params) for run in found] == [("FINISHED", {"a": "1"})]

@@ -67,20 +67,20 @@ def hold_back_writes() -> None:
     """Let MLflow's thread write only while the search waits for it."""
     gate = threading.Lock()
     gate.acquire()
-    write, wait = MlflowStore.write, Uploader._result
+    write, flush = MlflowStore.write, Uploader.flush  # `ask` flushes first
 
     def gated_write(*arguments: Any) -> None:
         with gate:
             write(*arguments)
 
-    def open_gate(*arguments: Any) -> Any:
+    def open_gate(*arguments: Any) -> None:
         gate.release()
         try:
-            return wait(*arguments)
+            flush(*arguments)
         finally:
             gate.acquire()
 
-    MlflowStore.write, Uploader._result = gated_write, open_gate  # type: ignore[method-assign]
+    MlflowStore.write, Uploader.flush = gated_write, open_gate  # type: ignore[method-assign]
 
 
 def study_of(epochs: int, trials: int) -> Study:

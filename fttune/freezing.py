@@ -1,11 +1,12 @@
 """From a policy to what trains: parameters, norm statistics, and the mode of every module.
 
-Works on parts, a mapping from stage name to its modules in the order of the input with `head` last, and knows no
-architecture. A frozen stage has no gradients and stays in evaluation mode: its dropout is off and its running
-statistics do not move (`requires_grad=False` alone does not freeze BatchNorm).
+Works on parts, a mapping from stage name to what belongs to it, in the order of the input with `head` last: modules,
+and parameters that lie in none of them, by their dotted path in the model. Knows no architecture. A frozen stage has
+no gradients and stays in evaluation mode: its dropout is off and its running statistics do not move
+(`requires_grad=False` alone does not freeze BatchNorm).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -14,7 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fttune.config.sections import Freeze
 from fttune.errors import BadInput
 
-Parts = Mapping[str, Sequence[nn.Module]]
+Part = Mapping[str, nn.Module | nn.Parameter]
+Parts = Mapping[str, Part]
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,16 @@ class Freezing:
 
     def train_mode(self) -> None:
         """Put trained parts into training mode and frozen parts into evaluation mode, norms as the policy says."""
-        for name, modules in self.parts.items():
+        for name, part in self.parts.items():
             training = name in self.trained
-            for module in modules:
+            for module in _modules(part):
                 module.train(training)
                 for norm in _norms(module):
                     norm.train({"frozen": training, "all_frozen": False, "updated": True}[self.norm_stats])
 
     def counts(self) -> tuple[int, int]:
         """Return the number of trained parameters and of all parameters."""
-        sizes = {name: sum(p.numel() for p in _parameters(modules)) for name, modules in self.parts.items()}
+        sizes = {name: sum(p.numel() for _, p in named_parameters(part)) for name, part in self.parts.items()}
         return sum(sizes[name] for name in self.trained), sum(sizes.values())
 
     def summary(self) -> str:
@@ -60,14 +62,23 @@ def apply_policy(parts: Parts, freeze: Freeze) -> Freezing:
     if depth > stages:
         raise BadInput(f"unfrozen_stages is {depth}, but there are {stages} stages (0..{stages})")
     trained = tuple(names[stages - depth :])
-    for name, modules in parts.items():
-        for parameter in _parameters(modules):
+    for name, part in parts.items():
+        for _, parameter in named_parameters(part):
             parameter.requires_grad_(name in trained)
     return Freezing(parts, trained, freeze.norm_stats)
 
 
-def _parameters(modules: Sequence[nn.Module]) -> Iterator[nn.Parameter]:
-    return (parameter for module in modules for parameter in module.parameters())
+def named_parameters(part: Part) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield a part's parameters with the names that the whole model gives them."""
+    for path, member in part.items():
+        if isinstance(member, nn.Parameter):
+            yield path, member
+        else:
+            yield from member.named_parameters(path)
+
+
+def _modules(part: Part) -> Iterator[nn.Module]:
+    return (member for member in part.values() if isinstance(member, nn.Module))
 
 
 def _norms(module: nn.Module) -> Iterator[nn.Module]:

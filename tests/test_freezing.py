@@ -20,11 +20,11 @@ NAMES = ["head", "layer3", "layer2", "layer1", "stem"]
 
 def parts_of(net: CifarResNet8) -> Parts:
     return {
-        "stem": [net.conv1, net.bn1, net.relu],
-        "layer1": [net.layer1],
-        "layer2": [net.layer2],
-        "layer3": [net.layer3, net.avgpool],
-        "head": [net.fc],
+        "stem": {"conv1": net.conv1, "bn1": net.bn1, "relu": net.relu},
+        "layer1": {"layer1": net.layer1},
+        "layer2": {"layer2": net.layer2},
+        "layer3": {"layer3": net.layer3, "avgpool": net.avgpool},
+        "head": {"fc": net.fc},
     }
 
 
@@ -173,7 +173,7 @@ class WithDropout(nn.Module):
 
     @property
     def parts(self) -> Parts:
-        return {"first": [self.first], "second": [self.second], "head": [self.last]}
+        return {"first": {"first": self.first}, "second": {"second": self.second}, "head": {"last": self.last}}
 
 
 @pytest.mark.parametrize("norm_stats", NORM_STATS)
@@ -192,9 +192,11 @@ def test_dropout_is_off_in_frozen_parts_and_on_in_trained_ones(norm_stats):
 )
 def test_every_kind_of_batch_norm_is_a_norm(norm):
     head = nn.Linear(4, 2)
-    apply_policy({"stage": [nn.Sequential(norm)], "head": [head]}, Freeze(norm_stats="updated")).train_mode()
+    parts = {"stage": {"0": nn.Sequential(norm)}, "head": {"1": head}}
+    apply_policy(parts, Freeze(norm_stats="updated")).train_mode()
     assert norm.training
-    apply_policy({"stage": [norm], "head": [head]}, Freeze(unfrozen_stages="all", norm_stats="all_frozen")).train_mode()
+    parts = {"stage": {"0": norm}, "head": {"1": head}}
+    apply_policy(parts, Freeze(unfrozen_stages="all", norm_stats="all_frozen")).train_mode()
     assert not norm.training
 
 

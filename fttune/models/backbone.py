@@ -21,10 +21,10 @@ class Backbone:
     head: str
     head_is_new: bool
 
-    def parts(self) -> dict[str, list[nn.Module]]:
-        """Return stage name -> its modules, from the input to the output, and `head` last."""
-        parts = {stage.name: [self.module.get_submodule(path) for path in stage.modules] for stage in self.stages}
-        return {**parts, "head": [self.module.get_submodule(self.head)]}
+    def parts(self) -> dict[str, dict[str, nn.Module | nn.Parameter]]:
+        """Return stage name -> what belongs to it by dotted path, from the input to the output, and `head` last."""
+        parts = {stage.name: stage.modules for stage in self.stages} | {"head": (self.head,)}
+        return {name: {path: self.module.get_submodule(path) for path in paths} for name, paths in parts.items()}
 
 
 def build_backbone(name: str, weights: Weights, *, classes: tuple[str, ...], seed: int) -> Backbone:

@@ -15,7 +15,7 @@ from torch import nn
 from fttune.config import Experiment
 from fttune.config.sections import Optimizer
 from fttune.errors import BadInput, Diverged, Interrupted
-from fttune.freezing import Parts, apply_policy
+from fttune.freezing import Parts, apply_policy, named_parameters
 from fttune.models import build_backbone
 from fttune.training.checkpoints import BestEpoch, CheckpointFolder, Snapshot
 from fttune.training.device import choose_device
@@ -147,8 +147,8 @@ def build_optimizer(parts: Parts, config: Optimizer, *, fused: bool) -> torch.op
     A frozen parameter has no gradient, so torch's optimizers leave it alone, weight decay and momentum too.
     """
     groups: list[dict[str, Any]] = [
-        {"params": [p for module in modules for p in module.parameters()], "name": name}
-        for name, modules in parts.items()
+        {"params": [p for _, p in named_parameters(part)], "name": name}
+        for name, part in parts.items()
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "adamw":

@@ -147,8 +147,7 @@ def build_optimizer(parts: Parts, config: Optimizer, *, fused: bool) -> torch.op
     A frozen parameter has no gradient, so torch's optimizers leave it alone, weight decay and momentum too.
     """
     groups: list[dict[str, Any]] = [
-        {"params": [p for _, p in named_parameters(part)], "name": name}
-        for name, part in parts.items()
+        {"params": [p for _, p in named_parameters(part)], "name": name} for name, part in parts.items()
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "adamw":

@@ -66,8 +66,8 @@ def test_the_stages_in_order_compute_what_the_module_computes(name):
     with torch.no_grad():
         x = images
         for stage in stages:
-            for module in stage.values():
-                x = module(x)
+            for part in stage.values():
+                x = part(x)
         logits = next(iter(head.values()))(x.flatten(1))
         assert logits.isfinite().all()
         assert torch.equal(logits, module(images))

@@ -3,6 +3,7 @@
 FttuneError
 ├── BadInput                 exit 2: something the user wrote or pointed to
 │   ├── ConfigError          a YAML file or an override; carries all its problems at once
+│   ├── PolicyRefused        a freeze policy that the backbone's stages, or its own parts, contradict
 │   ├── DataError            images, labels, splits
 │   ├── WeightsError         a checkpoint or pretrained weights
 │   ├── StudyChanged         the study on disk is not the study in the store
@@ -49,6 +50,14 @@ class ConfigError(BadInput):
         self.problems = tuple(problems)
         lines = [f"{file}: {p.field}: {p.message}" if p.field else f"{file}: {p.message}" for p in self.problems]
         super().__init__("\n".join(lines))
+
+
+class PolicyRefused(BadInput):
+    """A freeze policy that the backbone's stages, or its own parts, contradict; `rule` is whole, with its value."""
+
+    def __init__(self, field: str, rule: str) -> None:
+        self.field, self.rule = field, rule
+        super().__init__(f"{field}: {rule}")
 
 
 class DataError(BadInput):

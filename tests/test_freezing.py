@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fttune.config.sections import Freeze
+from fttune.config.freeze import Freeze
 from fttune.errors import BadInput
 from fttune.freezing import Freezing, Parts, apply_policy
 from fttune.models.cifar_resnet import CifarResNet8
@@ -107,7 +107,7 @@ def test_all_means_every_stage():
 
 
 def test_more_stages_than_there_are_is_refused():
-    with pytest.raises(BadInput, match=r"unfrozen_stages is 5, but there are 4 stages \(0\.\.4\)"):
+    with pytest.raises(BadInput, match=r"freeze.unfrozen_stages: must be 0\.\.4 \(the stages are stem, .*\), got 5"):
         freeze(net_of(), 5)
 
 
@@ -211,7 +211,7 @@ def test_every_kind_of_batch_norm_is_a_norm(norm):
 def test_the_summary_says_how_many_parameters_train_and_where(sizes, depth, summary):
     names = (*("stem", "layer1", "layer2")[: len(sizes) - 1], "head")
     with torch.device("meta"):
-        parts = {name: [nn.Linear(*size, bias=False)] for name, size in zip(names, sizes, strict=True)}
+        parts = {name: {name: nn.Linear(*size, bias=False)} for name, size in zip(names, sizes, strict=True)}
     assert apply_policy(parts, Freeze(unfrozen_stages=depth)).summary() == summary
 
 
@@ -220,8 +220,8 @@ def test_resnet50s_classic_recipe_trains_the_head_of_23_million():
 
     with torch.device("meta"):
         net = torchvision.models.resnet50(num_classes=2)
-    body = [module for name, module in net.named_children() if name != "fc"]
-    freezing = apply_policy({"body": body, "head": [net.fc]}, Freeze())
+    body = {name: module for name, module in net.named_children() if name != "fc"}
+    freezing = apply_policy({"body": body, "head": {"fc": net.fc}}, Freeze())
     assert freezing.counts() == (2048 * 2 + 2, sum(p.numel() for p in net.parameters()))
     assert freezing.summary() == "trainable 4.1k of 23.5M parameters: head"
 
@@ -230,9 +230,10 @@ def test_resnet50s_classic_recipe_trains_the_head_of_23_million():
 @given(sizes=st.lists(st.integers(1, 40), min_size=2, max_size=6), data=st.data())
 def test_counts_are_sums_over_what_requires_a_gradient(sizes, data):
     depth = data.draw(st.integers(0, len(sizes) - 1) | st.just("all"))
-    parts = {f"stage{i}": [nn.Linear(size, 2), nn.ReLU(), nn.BatchNorm1d(2)] for i, size in enumerate(sizes[:-1])}
-    parts["head"] = [nn.Linear(sizes[-1], 3)]
+    layers = [(nn.Linear(size, 2), nn.ReLU(), nn.BatchNorm1d(2)) for size in sizes[:-1]]
+    parts = {f"stage{i}": {f"{i}.{j}": module for j, module in enumerate(stage)} for i, stage in enumerate(layers)}
+    parts["head"] = {"head": nn.Linear(sizes[-1], 3)}
     freezing = apply_policy(parts, Freeze(unfrozen_stages=depth))
-    parameters = [p for modules in parts.values() for m in modules for p in m.parameters()]
+    parameters = [p for part in parts.values() for module in part.values() for p in module.parameters()]
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     assert freezing.counts() == (trained, sum(p.numel() for p in parameters))

@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from fttune.config.freeze import Freeze
 from fttune.config.problems import problems_of, raise_if_any
 from fttune.config.rules import experiment_problems
-from fttune.config.sections import NAME, Backbone, Data, Freeze, Optimizer, Section, Seed, Training
+from fttune.config.sections import NAME, Backbone, Data, Optimizer, Section, Seed, Training
 from fttune.errors import Problem
 
 
@@ -31,7 +32,7 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> "Experiment":
-        raise_if_any(experiment_problems(self.params()), type(self))
+        raise_if_any(experiment_problems(self.model_dump()), type(self))
         return self
 
     def replace(self, values: Mapping[str, Any]) -> "Experiment":

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from fttune.config.experiment import Experiment, flatten
+from fttune.config.experiment import Experiment
 from fttune.config.known import did_you_mean, shown
 from fttune.config.problems import problems_of
 from fttune.config.rules import experiment_problems, study_problems
@@ -160,7 +160,7 @@ def _twins(path: Path) -> list[str]:
 
 
 def _rules_of_experiment(fields: Mapping[str, Any]) -> Iterator[Problem]:
-    return experiment_problems(flatten(fields))
+    return experiment_problems(fields)
 
 
 def _rules_of_study(fields: Mapping[str, Any]) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ walked along the model's annotations.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails
@@ -82,7 +82,7 @@ def _walk(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, Any]
     """Return the path in the file and the annotation at a location."""
     path, at = "", _bare(model)
     for part in loc:
-        if isinstance(at, type) and issubclass(at, BaseModel):
+        if _is_section(at):
             path = f"{path}.{part}" if path else str(part)
             at = _bare(at.model_fields[str(part)].annotation) if part in at.model_fields else None
         elif get_origin(at) is dict:
@@ -95,17 +95,25 @@ def _walk(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, Any]
 
 
 def _bare(annotation: Any) -> Any:
-    """Return an annotation without its metadata and without `| None`."""
+    """Return an annotation without its metadata and without `| None`; of words or one section, the section."""
     if get_origin(annotation) is Annotated:
         return _bare(get_args(annotation)[0])
     others = [argument for argument in get_args(annotation) if argument is not type(None)]
-    return _bare(others[0]) if len(others) == 1 and type(None) in get_args(annotation) else annotation
+    if len(others) == 1 and type(None) in get_args(annotation):
+        return _bare(others[0])
+    sections = [other for other in others if _is_section(other)]
+    words = [other for other in others if get_origin(other) is Literal]
+    return sections[0] if len(sections) == 1 and len(sections) + len(words) == len(others) else annotation
 
 
 def _tagged(annotation: Any) -> dict[str, type[BaseModel]]:
     """Return the sections of a union by their tags; empty for any other annotation."""
-    sections = [member for member in get_args(annotation) if isinstance(member, type) and issubclass(member, BaseModel)]
+    sections = [member for member in get_args(annotation) if _is_section(member)]
     return {get_args(section.model_fields["type"].annotation)[0]: section for section in sections}
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _is_scalar(annotation: Any) -> bool:

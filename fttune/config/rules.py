@@ -7,15 +7,20 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from pydantic import ValidationError
+
 from fttune.config import known
+from fttune.config.freeze import Freeze
 from fttune.config.grid import grid_size
+from fttune.config.policy import resolve
 from fttune.config.sections import Categorical, Distribution, Float, Int, Scalar, exact
-from fttune.errors import Problem
+from fttune.errors import PolicyRefused, Problem
 
 Space = Mapping[str, Distribution | None]
 Point = Mapping[str, Any]
 MAX_GRID = 10_000
 MAX_COMBINATIONS = 1_000
+MANY_EPOCHS = 100_000  # stands in for a broken number of epochs where lengths do not matter
 FIXED = {
     "task",
     "data.source",
@@ -30,8 +35,11 @@ _JOINED = (
     ("backbone.name", "backbone.weights", "freeze.unfrozen_stages"),
     ("data.image_size", "data.resize"),
     ("optimizer.name", "optimizer.momentum", "optimizer.nesterov"),
-    ("training.epochs", "training.warmup_epochs"),
+    ("training.epochs", "training.warmup_epochs", "freeze.phases", "freeze.preset"),
+    ("training.schedule", "training.warmup_epochs"),
     ("training.schedule", "training.step_epochs", "training.step_factor"),
+    ("training.schedule", "training.power"),
+    ("training.schedule", "training.plateau_factor", "training.plateau_patience_epochs"),
 )
 
 
@@ -42,17 +50,37 @@ class Searchable(Protocol):
     def problems(self, values: Mapping[str, Any]) -> list[Problem]: ...
 
 
-def experiment_problems(fields: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield every broken rule between sections; `fields` are by dotted path and may be incomplete or broken."""
-    name, depth = fields.get("backbone.name"), fields.get("freeze.unfrozen_stages")
+def experiment_problems(tree: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield every broken rule between sections; `tree` is nested as in the file, and may be incomplete or broken."""
+    backbone, data, training = (_section(tree, name) for name in ("backbone", "data", "training"))
+    name, epochs = backbone.get("name"), training.get("epochs")
     entry = known.backbones().get(name) if isinstance(name, str) else None
-    if entry and isinstance(depth, int) and depth > len(entry.stages):
-        stages = f"0..{len(entry.stages)} ({name} has the stages {', '.join(entry.stages)})"
-        yield Problem("freeze.unfrozen_stages", f"must be {stages}, got {depth}")
-    source, column = str(fields.get("data.source")).partition(":")[0], fields.get("data.split.group_by")
+    freeze = _valid_freeze(_section(tree, "freeze"))
+    lengths_known = isinstance(epochs, int) and epochs > 0
+    if entry and freeze and (lengths_known or freeze.phases is None):
+        try:
+            resolve(freeze, entry.stages, epochs=epochs if lengths_known else MANY_EPOCHS)
+        except PolicyRefused as refused:
+            yield Problem(refused.field, refused.rule)
+    source, column = str(data.get("source")).partition(":")[0], _section(data, "split").get("group_by")
     if column is not None and source in ("digits", "folder", "torchvision"):
         rule = f"names a column of a CSV file, but the source is {source}, got {known.shown(column)}"
         yield Problem("data.split.group_by", rule)
+
+
+def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = tree.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _valid_freeze(section: Mapping[str, Any]) -> Freeze | None:
+    """Return what is valid of the section."""
+    try:
+        return Freeze.model_validate(section)
+    except ValidationError as error:
+        broken = {item["loc"][0] for item in error.errors(include_url=False)}
+        rest = {name: value for name, value in section.items() if name not in broken}
+        return _valid_freeze(rest) if len(rest) < len(section) else None
 
 
 def study_problems(

@@ -7,7 +7,7 @@ Rules between sections are in `rules.py`.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
@@ -40,12 +40,6 @@ def broken(message: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "{message}", {"message": message})
 
 
-def _depth(value: object) -> object:
-    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
-        return value
-    raise broken(f"must be a whole number >= 0 or all, got {known.shown(value)}")
-
-
 def _class_names(value: object) -> object:
     """Digits and years are fine class names: `classes: [5, 6]` means the classes named 5 and 6."""
     if not isinstance(value, list | tuple) or not value:
@@ -58,7 +52,6 @@ def _class_names(value: object) -> object:
     return names
 
 
-Depth = Annotated[int | Literal["all"], BeforeValidator(_depth)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -152,13 +145,6 @@ class Backbone(Section):
         return weights
 
 
-class Freeze(Section):
-    """How many stages train, counted from the output; 0 trains the head alone, `all` everything."""
-
-    unfrozen_stages: Depth = 0
-    norm_stats: Literal["frozen", "all_frozen", "updated"] = "frozen"
-
-
 def _momentum(fields: Mapping[str, Any]) -> float | None:
     return 0.9 if fields.get("name") == "sgd" else None
 
@@ -193,8 +179,20 @@ class Optimizer(Section):
         return nesterov
 
 
-def _step_factor(fields: Mapping[str, Any]) -> float | None:
-    return 0.1 if fields.get("schedule") == "step" else None
+# Which fields belong to one schedule alone, and their defaults there; None is required.
+_OF_SCHEDULE: dict[str, tuple[str, float | None]] = {
+    "step_epochs": ("step", None),
+    "step_factor": ("step", 0.1),
+    "power": ("polynomial", 1.0),
+    "plateau_factor": ("plateau", 0.1),
+    "plateau_patience_epochs": ("plateau", 2),
+}
+
+
+def _default_of(field: str) -> Callable[[Mapping[str, Any]], Any]:
+    """Return what fills in a field of `_OF_SCHEDULE`: its default under its own schedule, None elsewhere."""
+    owner, default = _OF_SCHEDULE[field]
+    return lambda fields: default if fields.get("schedule") == owner else None
 
 
 class Training(Section):
@@ -202,10 +200,15 @@ class Training(Section):
 
     epochs: int = Field(ge=1, le=100_000)
     batch_size: int = Field(default=32, ge=1)
-    schedule: Literal["constant", "cosine", "step"] = "constant"
+    schedule: Literal["constant", "cosine", "step", "polynomial", "one_cycle", "plateau"] = "constant"
     warmup_epochs: float = Field(default=0.0, ge=0)
     step_epochs: int | None = Field(default=None, ge=1)
-    step_factor: Annotated[float, Field(gt=0, le=1)] | None = Field(default_factory=_step_factor)
+    step_factor: Annotated[float, Field(gt=0, le=1)] | None = Field(default_factory=_default_of("step_factor"))
+    power: Annotated[float, Field(gt=0)] | None = Field(default_factory=_default_of("power"))
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] | None = Field(default_factory=_default_of("plateau_factor"))
+    plateau_patience_epochs: Annotated[int, Field(ge=0)] | None = Field(
+        default_factory=_default_of("plateau_patience_epochs")
+    )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
     early_stop_epochs: int | None = Field(default=None, ge=1)
@@ -219,16 +222,19 @@ class Training(Section):
         epochs = info.data.get("epochs")
         if epochs and warmup_epochs >= epochs:
             raise broken(f"must be < epochs ({epochs}), got {warmup_epochs:g}")
+        if warmup_epochs and info.data.get("schedule") == "one_cycle":
+            raise broken(f"must be 0 for schedule one_cycle, which has a warm-up of its own, got {warmup_epochs:g}")
         return warmup_epochs
 
-    @field_validator("step_epochs", "step_factor")
+    @field_validator(*_OF_SCHEDULE)
     @classmethod
-    def _step_of_schedule(cls, value: float | None, info: ValidationInfo) -> float | None:
+    def _of_its_schedule(cls, value: float | None, info: ValidationInfo) -> float | None:
         schedule = info.data.get("schedule")
-        if schedule == "step" and value is None:
-            raise broken("required for schedule step")
-        if schedule in ("constant", "cosine") and value is not None:
-            raise broken(f"belongs to schedule step, but the schedule is {schedule}, got {value:g}")
+        owner, _ = _OF_SCHEDULE[str(info.field_name)]
+        if schedule == owner and value is None:
+            raise broken(f"required for schedule {owner}")
+        if schedule not in (owner, None) and value is not None:
+            raise broken(f"belongs to schedule {owner}, but the schedule is {schedule}, got {value:g}")
         return value
 
     @field_validator("monitor")

@@ -27,15 +27,17 @@ class Backbone:
         return {name: {path: self.module.get_submodule(path) for path in paths} for name, paths in parts.items()}
 
 
-def build_backbone(name: str, weights: Weights, *, classes: tuple[str, ...], seed: int) -> Backbone:
+def build_backbone(
+    name: str, weights: Weights, *, classes: tuple[str, ...], seed: int, head_init: str = "auto"
+) -> Backbone:
     """Return the named architecture with `weights` and a head for `classes`.
 
     Random parts come from `torch.manual_seed(seed)`, the new head from a second `torch.manual_seed(seed)`, so that
-    it does not depend on the architecture's own initialisation. A head that the weights bring is kept when it has
-    the right size and is not known to stand for other classes.
+    it does not depend on the architecture's own initialisation. With `auto`, a head that the weights bring is kept when
+    it has the right size and is not known to stand for other classes; `reset` never keeps it, `keep` insists.
 
     Raises:
-        WeightsError: a tensor outside the head is missing, unknown or of another shape.
+        WeightsError: a tensor outside the head is missing, unknown or of another shape, or no head can be kept.
     """
     family = BY_NAME[name]
     with torch.random.fork_rng(devices=[]):
@@ -46,14 +48,22 @@ def build_backbone(name: str, weights: Weights, *, classes: tuple[str, ...], see
         head = _new_head(module.get_submodule(family.head), len(classes))
     module.set_submodule(family.head, head)
     if weights.state is None:
+        _require_kept(head_init, kept=False, weights=weights)
         return Backbone(module, family.stages, family.head, head_is_new=True)
     state = dict(weights.state)
-    keep = _head_fits(state, module, family.head) and weights.classes in (None, classes)
+    keep = head_init != "reset" and _head_fits(state, module, family.head) and weights.classes in (None, classes)
+    _require_kept(head_init, kept=keep, weights=weights)
     if not keep:
         state = {key: tensor for key, tensor in state.items() if not key.startswith(f"{family.head}.")}
     _check(state, module, source=weights.name, ignore=None if keep else family.head)
     module.load_state_dict(state, strict=False)
     return Backbone(module, family.stages, family.head, head_is_new=not keep)
+
+
+def _require_kept(head_init: str, *, kept: bool, weights: Weights) -> None:
+    if head_init == "keep" and not kept:
+        rule = "keep needs weights with a head for the same classes, which the weights"
+        raise WeightsError(f"freeze.head.init: {rule} {weights.name} do not have; use auto or reset")
 
 
 def _new_head(old: nn.Module, n_classes: int) -> nn.Linear:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fttune import __version__
 from fttune.config.sections import VAL_METRICS
+from fttune.freezing import merged_state
 from fttune.models.files import write_tensors
 from fttune.training.events import EpochEnded
 
@@ -32,8 +33,8 @@ class Snapshot:
 
     @classmethod
     def of(cls, ended: EpochEnded, module: nn.Module) -> "Snapshot":
-        """Return a copy of the module's state that later steps cannot change."""
-        return cls(ended, {name: t.detach().to("cpu", copy=True) for name, t in module.state_dict().items()})
+        """Return a copy of the module's state, adapters merged, that later steps cannot change."""
+        return cls(ended, {name: t.detach().to("cpu", copy=True) for name, t in merged_state(module).items()})
 
     def write(self, file: Path, about: Mapping[str, Any]) -> list[Path]:
         """Write `.safetensors` with its JSON beside it; return both paths, the JSON last."""

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,19 @@ import torch
 from torch import nn
 
 from fttune.config import Experiment
-from fttune.config.sections import Optimizer
+from fttune.config.policy import resolve
+from fttune.config.sections import VAL_METRICS, Optimizer
 from fttune.errors import BadInput, Diverged, Interrupted
-from fttune.freezing import Parts, apply_policy, named_parameters
+from fttune.freezing import HEAD, Freezing, Parts, apply_phase, insert_lora, named_parameters, trained_names
 from fttune.models import build_backbone
 from fttune.training.checkpoints import BestEpoch, CheckpointFolder, Snapshot
 from fttune.training.device import choose_device
 from fttune.training.events import Described, EpochEnded, Event, FileSaved
+from fttune.training.gradients import drift, trained_parameters
 from fttune.training.inputs import Inputs
-from fttune.training.loop import Run, evaluate, train_epoch, try_smallest_batch
+from fttune.training.loop import Regime, Run, TrainedEpoch, evaluate, train_epoch, try_smallest_batch
 from fttune.training.metrics import TOP_K
+from fttune.training.regime import Past, next_regime
 
 
 @dataclass(frozen=True)
@@ -71,26 +74,30 @@ def fine_tune(
     started = time.monotonic()
     best = BestEpoch(_monitored(monitor or experiment.training.monitor, inputs))
     run = prepare_run(experiment, inputs)
+    _require_validation(run)
     emit(Described(_description(run)))
     epochs: list[EpochEnded] = []
     step_losses: list[float] = []
+    past: list[Past] = []
+    regime: Regime | None = None
     state: Literal["complete", "pruned"] = "complete"
     with _own_random_state(run), _kept_when_cut_short(run, best, epochs, checkpoints, emit):
-        for epoch in range(1, experiment.training.epochs + 1):
-            ended, losses = _epoch(run, epoch)
+        while regime := next_regime(run, past, regime):
+            ended, trained = _epoch(run, regime, len(past) + 1)
             epochs.append(ended)
-            step_losses += losses
+            past.append(Past(_loss(ended, best.monitor), trained.gradients))
+            step_losses += trained.step_losses
             emit(ended)
             best.offer(ended, run.backbone.module)
             if prune(ended):
                 state = "pruned"
                 break
-            if _has_stalled(run, best, epoch):
+            if _has_stalled(run, best, regime, ended.epoch):
                 break
     assert best.snapshot is not None, "there is at least one epoch"
     if checkpoints:
         _write(run, best.snapshot, epochs[-1], checkpoints, emit)
-    trainable, total = run.freezing.counts()
+    trainable, total = _counts(run)
     return FineTuneResult(
         state=state,
         best_epoch=best.snapshot.ended.epoch,
@@ -109,7 +116,10 @@ def check_recipe(experiment: Experiment, inputs: Inputs, *, monitor: str | None 
     _monitored(monitor or experiment.training.monitor, inputs)
     if inputs.data.val is None and "monitor" in experiment.training.model_fields_set:
         raise BadInput("training.monitor needs a validation split, but data.split.val is 0; leave it out")
-    try_smallest_batch(prepare_run(experiment, inputs))
+    run = prepare_run(experiment, inputs)
+    _require_validation(run)
+    for phase in run.policy.phases:
+        try_smallest_batch(run, apply_phase(run.parts, run.policy, phase))
 
 
 def _monitored(metric: str, inputs: Inputs) -> str | None:
@@ -121,24 +131,34 @@ def _monitored(metric: str, inputs: Inputs) -> str | None:
 
 
 def prepare_run(experiment: Experiment, inputs: Inputs) -> Run:
-    """Build model, freezing, optimizer and loss of a recipe on its device."""
-    if experiment.training.early_stop_epochs and inputs.data.val is None:
-        raise BadInput("training.early_stop_epochs needs a validation split, but data.split.val is 0")
+    """Build model, policy, optimizer and loss of a recipe on its device; the first phase is in force."""
     device = choose_device(experiment.training)
     backbone = build_backbone(
-        experiment.backbone.name, inputs.weights, classes=inputs.data.classes, seed=experiment.seed
+        experiment.backbone.name,
+        inputs.weights,
+        classes=inputs.data.classes,
+        seed=experiment.seed,
+        head_init=experiment.freeze.head.init,
     )
+    parts = backbone.parts()
+    policy = resolve(experiment.freeze, [name for name in parts if name != HEAD], epochs=experiment.training.epochs)
+    if policy.lora is not None:
+        adapted = {stage for phase in policy.phases for stage in phase.stages}
+        members = [member for stage in policy.stages if stage in adapted for member in parts[stage].values()]
+        insert_lora(members, policy.lora, seed=experiment.seed)
     backbone.module.to(device.device)
     if device.device.type == "cuda":
         backbone.module.to(memory_format=torch.channels_last)
-    parts = backbone.parts()
-    freezing = apply_policy(parts, experiment.freeze)
+    names = frozenset[str]().union(*(trained_names(parts, policy, phase) for phase in policy.phases))
+    named = [member for part in parts.values() for member in named_parameters(part)]
+    start = {name: parameter.detach().clone() for name, parameter in named if name in names}
     optimizer = build_optimizer(parts, experiment.optimizer, fused=device.device.type in ("cpu", "cuda"))
     weight = None
     if experiment.training.class_weights == "balanced":
         weight = balanced_weights(inputs.data.train.labels, len(inputs.data.classes)).to(device.device)
     criterion = nn.CrossEntropyLoss(weight=weight, label_smoothing=experiment.training.label_smoothing)
-    return Run(experiment, inputs, device, backbone, freezing, optimizer, criterion)
+    apply_phase(parts, policy, policy.phases[0])
+    return Run(experiment, inputs, device, backbone, parts, policy, optimizer, criterion, start)
 
 
 def build_optimizer(parts: Parts, config: Optimizer, *, fused: bool) -> torch.optim.Optimizer:
@@ -168,15 +188,49 @@ def balanced_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
     return len(labels) / (classes * counts.float())
 
 
-def _epoch(run: Run, epoch: int) -> tuple[EpochEnded, list[float]]:
+def _epoch(run: Run, regime: Regime, epoch: int) -> tuple[EpochEnded, TrainedEpoch]:
     started = time.monotonic()
-    metrics, step_losses = train_epoch(run, epoch)
+    trained = train_epoch(run, regime, epoch)
+    metrics = {**trained.metrics, "step_seconds": (time.monotonic() - started) / run.steps_per_epoch}
     if math.isfinite(metrics["train/loss"]):  # else the evaluation would only cost time
         metrics |= evaluate(run)
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise Diverged(f"{name} became {value} in epoch {epoch}; a smaller optimizer.lr may help")
-    return EpochEnded(epoch, {**metrics, "epoch_seconds": time.monotonic() - started}), step_losses
+    metrics |= {f"relative_grad_norm/{part}": gradient.relative for part, gradient in trained.gradients.items()}
+    metrics |= {f"drift/{part}": value for part, value in drift(trained_parameters(regime.freezing), run.start).items()}
+    metrics["stages_trained"] = float(stage_mask(run, regime.freezing.trained))
+    return EpochEnded(epoch, {**metrics, "epoch_seconds": time.monotonic() - started}), trained
+
+
+def stage_mask(run: Run, trained: Iterable[str]) -> int:
+    """Return which parts train as a bit mask: bit 0 is the first stage, the highest bit the head."""
+    return sum(1 << index for index, part in enumerate(run.parts) if part in trained)
+
+
+def _loss(ended: EpochEnded, monitor: str | None) -> float:
+    """Return the monitored value such that smaller is better."""
+    if monitor is None:
+        return math.nan
+    return ended.metrics[monitor] if VAL_METRICS[monitor] == "minimize" else -ended.metrics[monitor]
+
+
+def _counts(run: Run) -> tuple[int, int]:
+    """Return the number of parameters that ever train, and of all."""
+    sizes = [p.numel() for part in run.parts.values() for _, p in named_parameters(part)]
+    return sum(tensor.numel() for tensor in run.start.values()), sum(sizes)
+
+
+def _require_validation(run: Run) -> None:
+    """Refuse what watches the validation split when there is none."""
+    if run.inputs.data.val is not None:
+        return
+    if run.experiment.training.early_stop_epochs:
+        raise BadInput("training.early_stop_epochs needs a validation split, but data.split.val is 0")
+    if run.experiment.training.schedule == "plateau":
+        raise BadInput("training.schedule: plateau needs a validation split, but data.split.val is 0")
+    if any(phase.plateau for phase in run.policy.phases):
+        raise BadInput("freeze.phases: until_plateau needs a validation split, but data.split.val is 0")
 
 
 @contextmanager
@@ -202,20 +256,28 @@ def _own_random_state(run: Run) -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
-def _has_stalled(run: Run, best: BestEpoch, epoch: int) -> bool:
+def _has_stalled(run: Run, best: BestEpoch, regime: Regime, epoch: int) -> bool:
+    """Return whether the run stops early; the epochs of earlier phases do not count."""
     patience = run.experiment.training.early_stop_epochs
     assert best.snapshot is not None, "an epoch was offered"
-    return patience is not None and epoch - best.snapshot.ended.epoch >= patience
+    since = max(best.snapshot.ended.epoch, regime.span.first - 1)
+    return patience is not None and epoch - since >= patience
 
 
 def _description(run: Run) -> Mapping[str, str]:
     data = run.inputs.data
     return {
-        "fttune.trainable": run.freezing.summary(),
+        "fttune.trainable": _summary(run),
         "fttune.head": f"{'new' if run.backbone.head_is_new else 'kept from the weights'}, {len(data.classes)} classes",
         "fttune.device": run.device.summary,
         "fttune.seed": str(run.experiment.seed),
     }
+
+
+def _summary(run: Run) -> str:
+    """Return what trains in each phase, in one line."""
+    freezings = [Freezing(run.parts, trained_names(run.parts, run.policy, p), "frozen") for p in run.policy.phases]
+    return "; then ".join(freezing.summary() for freezing in freezings)
 
 
 def _write(

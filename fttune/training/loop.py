@@ -1,19 +1,23 @@
-"""One epoch of training, one evaluation. Knows a run's parts, not how many epochs there are or what is kept."""
+"""One epoch of training, one evaluation. Knows a run's parts, not which phase comes next or what is kept."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from fttune.config import Experiment
+from fttune.config.policy import Policy
 from fttune.data import augment
 from fttune.errors import BadInput
-from fttune.freezing import Freezing
+from fttune.freezing import HEAD, Freezing, PartGradient, Parts
 from fttune.models import Backbone
 from fttune.training.device import Device
+from fttune.training.gradients import GradientRecord, trained_parameters
 from fttune.training.inputs import Inputs
 from fttune.training.metrics import classification_metrics
+from fttune.training.plan import Span
 from fttune.training.randomness import augmentation_generator, dropout_seed, sample_order
 from fttune.training.schedule import lr_factor
 
@@ -22,15 +26,17 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Run:
-    """Everything one run of a recipe trains with."""
+    """Everything one run of a recipe trains with; `start` holds whatever trains in it as it was at first, by name."""
 
     experiment: Experiment
     inputs: Inputs
     device: Device
     backbone: Backbone
-    freezing: Freezing
+    parts: Parts
+    policy: Policy
     optimizer: torch.optim.Optimizer
     criterion: nn.CrossEntropyLoss
+    start: Mapping[str, Tensor]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -38,23 +44,50 @@ class Run:
         return math.ceil(len(self.inputs.data.train.labels) / self.experiment.training.batch_size)
 
 
-def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], list[float]]:
-    """Train one epoch, counted from 1; return its metrics and the loss of each step.
+@dataclass(frozen=True)
+class Regime:
+    """What holds in one epoch: the phase, what trains, its lr and that of each part before the schedule.
+
+    `factor` is what a plateau has made of them so far.
+    """
+
+    span: Span
+    freezing: Freezing
+    lr: float
+    rates: Mapping[str, float]
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainedEpoch:
+    """What an epoch of training did: metrics, the loss of each step, and each trained part's gradients."""
+
+    metrics: dict[str, float]
+    step_losses: list[float]
+    gradients: Mapping[str, PartGradient]
+
+
+def train_epoch(run: Run, regime: Regime, epoch: int) -> TrainedEpoch:
+    """Train one epoch, counted from 1.
 
     `train/loss` is the mean over samples of the loss that was minimised, `train/accuracy` of the predictions made
     on the way. Nothing waits for the device before the end of the epoch. Torch's global generator is seeded anew, for
     dropout.
     """
     seed, part = run.experiment.seed, run.inputs.data.train
+    training, per_epoch = run.experiment.training, run.steps_per_epoch
     rows = sample_order(len(part.labels), seed=seed, epoch=epoch)
     draws = augmentation_generator(seed=seed, epoch=epoch)
-    losses, hits, sizes = [], [], []
+    record = GradientRecord(trained_parameters(regime.freezing), moments=run.policy.auto in ("snr", "autofreeze"))
+    losses, hits, sizes, factor = [], [], [], 1.0
     run.backbone.module.train()
-    run.freezing.train_mode()
+    regime.freezing.train_mode()
     torch.manual_seed(dropout_seed(seed=seed, epoch=epoch))
-    for index, batch in enumerate(torch.split(rows, run.experiment.training.batch_size)):
-        factor = _set_lr(run, step=(epoch - 1) * run.steps_per_epoch + index)
-        loss, correct = _step(run, batch, draws)
+    for index, batch in enumerate(torch.split(rows, training.batch_size)):
+        step = (epoch - regime.span.first) * run.steps_per_epoch + index
+        factor = regime.factor * lr_factor(training, step=step, steps_per_epoch=per_epoch, epochs=regime.span.epochs)
+        set_rates(run, regime.rates, factor=factor)
+        loss, correct = update(run, regime, batch, draws, record)
         losses.append(loss)
         hits.append(correct)
         sizes.append(len(batch))
@@ -63,12 +96,46 @@ def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], list[float]]:
     metrics = {
         "train/loss": ((step_losses * weights).sum() / weights.sum()).item(),
         "train/accuracy": (torch.stack(hits).cpu().sum() / weights.sum()).item(),
-        "lr": run.experiment.optimizer.lr * factor,
+        "lr": regime.lr * factor,
     }
-    return metrics, step_losses.tolist()
+    return TrainedEpoch(metrics, step_losses.tolist(), record.result())
 
 
-def try_smallest_batch(run: Run) -> None:
+def set_rates(run: Run, rates: Mapping[str, float], *, factor: float) -> None:
+    """Give every part `factor` times its lr for the next update."""
+    for group in run.optimizer.param_groups:
+        group["lr"] = rates[group["name"]] * factor
+
+
+def update(
+    run: Run, regime: Regime, rows: Tensor, draws: torch.Generator, record: GradientRecord
+) -> tuple[Tensor, Tensor]:
+    """Make one update on rows of the training split; return the loss and the number of hits, still on the device."""
+    data = run.experiment.data
+    images, labels = run.inputs.batch(run.inputs.data.train, rows, run.device.device)
+    images = augment(images, data.augment, image_size=data.image_size, generator=draws)
+    with run.device.autocast():
+        logits = _forward(run, images)
+        loss: Tensor = run.criterion(logits, labels)
+    if run.policy.l2_sp is not None:
+        loss = loss + _distance_penalty(run, regime, run.policy.l2_sp)
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    record.add()
+    if (limit := run.experiment.optimizer.clip_grad_norm) is not None:
+        nn.utils.clip_grad_norm_(run.backbone.module.parameters(), limit)
+    run.optimizer.step()
+    return loss.detach(), (logits.argmax(1) == labels).sum()
+
+
+def _distance_penalty(run: Run, regime: Regime, alpha: float) -> Tensor:
+    """Return alpha/2 * ||w - w0||^2 over what trains outside the head (L2-SP)."""
+    stages = {part: members for part, members in trained_parameters(regime.freezing).items() if part != HEAD}
+    squares = [(p - run.start[name]).square().sum() for members in stages.values() for name, p in members]
+    return alpha / 2 * torch.stack(squares).sum() if squares else torch.zeros((), device=run.device.device)
+
+
+def try_smallest_batch(run: Run, freezing: Freezing) -> None:
     """Run the last batch of an epoch when it is a single image, which some norm layers cannot train on.
 
     The run's norm statistics move, so it is of no use afterwards. Raises BadInput.
@@ -77,7 +144,7 @@ def try_smallest_batch(run: Run) -> None:
     if (len(part.labels) - 1) % training.batch_size:
         return
     run.backbone.module.train()
-    run.freezing.train_mode()
+    freezing.train_mode()
     images, _ = run.inputs.batch(part, torch.tensor([0]), run.device.device)
     data = run.experiment.data
     images = augment(images, data.augment, image_size=data.image_size, generator=torch.Generator())
@@ -101,22 +168,6 @@ def evaluate(run: Run) -> dict[str, float]:
         return classification_metrics(torch.cat(logits), torch.cat(labels), prefix="val")
 
 
-def _step(run: Run, rows: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Make one update; return the loss and the number of hits, both still on the device."""
-    data = run.experiment.data
-    images, labels = run.inputs.batch(run.inputs.data.train, rows, run.device.device)
-    images = augment(images, data.augment, image_size=data.image_size, generator=draws)
-    with run.device.autocast():
-        logits = _forward(run, images)
-        loss: Tensor = run.criterion(logits, labels)
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if (limit := run.experiment.optimizer.clip_grad_norm) is not None:
-        nn.utils.clip_grad_norm_(run.backbone.module.parameters(), limit)
-    run.optimizer.step()
-    return loss.detach(), (logits.argmax(1) == labels).sum()
-
-
 def _forward(run: Run, images: Tensor) -> Tensor:
     try:
         logits: Tensor = run.backbone.module(_to_model(run, images))
@@ -134,10 +185,3 @@ def _to_model(run: Run, images: Tensor) -> Tensor:
     """Normalise; keep channels-last memory on CUDA, where it is faster, and plain order elsewhere, where it is not."""
     images = run.inputs.normalise(images)
     return images if run.device.device.type == "cuda" else images.contiguous()
-
-
-def _set_lr(run: Run, *, step: int) -> float:
-    factor = lr_factor(run.experiment.training, step=step, steps_per_epoch=run.steps_per_epoch)
-    for group in run.optimizer.param_groups:
-        group["lr"] = run.experiment.optimizer.lr * factor
-    return factor

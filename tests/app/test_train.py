@@ -14,7 +14,7 @@ from tests.stored import history_of, runs_of
 
 
 def metrics_of(result: Any) -> list[dict[str, float]]:
-    return [{k: v for k, v in ended.metrics.items() if k != "epoch_seconds"} for ended in result.epochs]
+    return [{k: v for k, v in ended.metrics.items() if not k.endswith("_seconds")} for ended in result.epochs]
 
 
 def test_train_logs_params_curves_checkpoints_and_provenance(tmp_path: Path, workspace: Workspace) -> None:

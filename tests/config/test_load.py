@@ -220,8 +220,7 @@ def test_a_study_shows_all_its_mistakes_at_once(tmp_path, recipe):
         f"baselines[0]: {missing}; training.epochs is missing",
         "space.optimizer.momentun: is not a field of the experiment; did you mean 'optimizer.momentum'?",
         "space.data.path: must be the same for all trials of a study, or they could not be compared",
-        "space.freeze.unfrozen_stages.high: must be 0..4 (cifar_resnet8 has the stages stem, layer1, layer2, layer3), "
-        "got 9",
+        "space.freeze.unfrozen_stages.high: must be 0..4 (the stages are stem, layer1, layer2, layer3), got 9",
         "space.training.schedule.choices[1]: training.step_epochs: required for schedule step",
     ]
 

@@ -1,0 +1,31 @@
+"""From a policy to what trains: parameters, norm statistics, and the mode of every module. Knows no architecture."""
+
+from fttune.freezing.auto import PartGradient, autofreeze_count, rgn_multipliers, snr_multipliers
+from fttune.freezing.lora import insert_lora, merged_state
+from fttune.freezing.parts import (
+    HEAD,
+    Freezing,
+    Part,
+    Parts,
+    apply_phase,
+    apply_policy,
+    named_parameters,
+    trained_names,
+)
+
+__all__ = [
+    "HEAD",
+    "Freezing",
+    "Part",
+    "PartGradient",
+    "Parts",
+    "apply_phase",
+    "apply_policy",
+    "autofreeze_count",
+    "insert_lora",
+    "merged_state",
+    "named_parameters",
+    "rgn_multipliers",
+    "snr_multipliers",
+    "trained_names",
+]

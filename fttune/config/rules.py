@@ -56,10 +56,10 @@ def experiment_problems(tree: Mapping[str, Any]) -> Iterator[Problem]:
     name, epochs = backbone.get("name"), training.get("epochs")
     entry = known.backbones().get(name) if isinstance(name, str) else None
     freeze = _valid_freeze(_section(tree, "freeze"))
-    lengths_known = isinstance(epochs, int) and epochs > 0
-    if entry and freeze and (lengths_known or freeze.phases is None):
+    length = epochs if isinstance(epochs, int) and epochs > 0 else MANY_EPOCHS
+    if entry and freeze and (length is epochs or freeze.phases is None):
         try:
-            resolve(freeze, entry.stages, epochs=epochs if lengths_known else MANY_EPOCHS)
+            resolve(freeze, entry.stages, epochs=length)
         except PolicyRefused as refused:
             yield Problem(refused.field, refused.rule)
     source, column = str(data.get("source")).partition(":")[0], _section(data, "split").get("group_by")

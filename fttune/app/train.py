@@ -105,11 +105,19 @@ def _train_in(
 
 
 def result_metrics(experiment: Experiment, result: FineTuneResult) -> dict[str, float]:
-    """Return what a run's own row in MLflow says beside its curves. MLflow draws lr on a linear axis: hence its log."""
+    """Return what a run's own row in MLflow says beside its curves. MLflow draws lr on a linear axis: hence its log.
+
+    `elr` is the effective lr, lr / (1 - momentum) (Li et al., ICLR 2020, arXiv 2002.11770).
+    """
+    optimizer = experiment.optimizer
     metrics = {
         "best_epoch": float(result.best_epoch),
         "trainable_parameters": float(result.trainable_parameters),
-        "log10_lr": math.log10(experiment.optimizer.lr),
+        "trainable_fraction": result.trainable_parameters / result.parameters,
+        "log10_lr": math.log10(optimizer.lr),
+        "elr": optimizer.lr / (1 - (optimizer.momentum or 0.0)),
+        "weight_decay_over_lr": optimizer.weight_decay / optimizer.lr,
+        "mean_step_seconds": sum(ended.metrics["step_seconds"] for ended in result.epochs) / len(result.epochs),
     }
     return {"value": result.value, **metrics} if result.value is not None and result.state == "complete" else metrics
 

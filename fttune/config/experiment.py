@@ -5,10 +5,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from fttune.config.data import Data
 from fttune.config.freeze import Freeze
 from fttune.config.problems import problems_of, raise_if_any
 from fttune.config.rules import experiment_problems
-from fttune.config.sections import NAME, Backbone, Data, Optimizer, Section, Seed, Training
+from fttune.config.sections import NAME, Backbone, Optimizer, Section, Seed, Training
 from fttune.errors import Problem
 
 

@@ -1,7 +1,7 @@
 """What makes two recipes, or two studies, the same: a flat mapping of all that can change a result.
 
-Not in it: budget, baselines, storage, tracking, device, paths and comments. Data and weights stand in it by their
-content, which the caller knows.
+Not in it: budget, baselines, storage, tracking, device, `data.also_evaluate`, paths and comments. Data and weights
+stand in it by their content, which the caller knows.
 """
 
 import hashlib
@@ -19,7 +19,10 @@ _NO_INFLUENCE = ("training.device",)
 
 def experiment_identity(experiment: Experiment, *, data: str, weights: str) -> Identity:
     """Return the identity of a recipe; `data` is the data's fingerprint, `weights` a name or `sha256:...`."""
-    fields = {k: v for k, v in experiment.params().items() if k not in (*_BY_CONTENT, *_NO_INFLUENCE)}
+    params = flatten(experiment.model_dump(exclude={"data": {"also_evaluate"}}))
+    fields = {k: v for k, v in params.items() if k not in (*_BY_CONTENT, *_NO_INFLUENCE)}
+    if experiment.data.shift == "none":
+        del fields["data.shift"]  # so identities from before there were shifts still hold
     return _plain({**fields, "data.content": data, "backbone.weights": weights})
 
 

@@ -30,6 +30,7 @@ FIXED = {
     "data.on_bad_image",
     "training.device",
 }
+FIXED_SECTIONS = ("data.split.", "data.shift", "data.also_evaluate")
 # Fields that a rule joins: whether a value of one is a recipe depends on the others, and on no more.
 _JOINED = (
     ("backbone.name", "backbone.weights", "freeze.unfrozen_stages"),
@@ -183,6 +184,6 @@ def _misfits(ends: Mapping[str, tuple[str, Scalar]], experiment: Searchable) -> 
 def _not_searchable(name: str, fields: Mapping[str, Any]) -> str | None:
     if name not in fields:
         return f"is not a field of the experiment{known.did_you_mean(name, fields)}"
-    if name in FIXED or name.startswith("data.split."):
+    if name in FIXED or name.startswith(FIXED_SECTIONS):
         return "must be the same for all trials of a study, or they could not be compared"
     return None

@@ -6,19 +6,17 @@ Rules between sections are in `rules.py`.
 """
 
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from fttune.config import known
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
-SOURCES = ("digits", "folder", "csv", "torchvision:<DatasetName>")
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
 VAL_METRICS = {
     "val/loss": "minimize",
@@ -40,80 +38,7 @@ def broken(message: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "{message}", {"message": message})
 
 
-def _class_names(value: object) -> object:
-    """Digits and years are fine class names: `classes: [5, 6]` means the classes named 5 and 6."""
-    if not isinstance(value, list | tuple) or not value:
-        raise broken(f"must be a list of class names, got {known.shown(value)}")
-    if bad := [name for name in value if not isinstance(name, str | int) or isinstance(name, bool)]:
-        raise broken(f"must be a list of class names, got {known.shown(bad[0])} in it; quote it if it is a name")
-    names = tuple(str(name) for name in value)
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise broken(f"names the class {known.shown(twice[0])} twice")
-    return names
-
-
-Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-class Split(Section):
-    """Shares of the images that go to validation and test; 0 means that there is no such split."""
-
-    val: Share = 0.2
-    test: Share = 0.2
-    seed: Seed = 0
-    group_by: str | None = None
-
-    @field_validator("test")
-    @classmethod
-    def _leaves_images(cls, test: float, info: ValidationInfo) -> float:
-        total = info.data.get("val", 0) + test
-        if total >= 1:
-            raise broken(f"val + test must leave images to train on, got {total:g} of 1")
-        return test
-
-
-class Data(Section):
-    """Where images come from, how they are cut to size, and which of them train."""
-
-    source: str
-    path: str | None = None
-    image_size: int = Field(default=224, ge=1, le=4096)
-    resize: int | None = Field(default=None, ge=1, le=8192)
-    split: Split = Split()
-    augment: Literal["none", "flip", "standard"] = "none"
-    classes: Annotated[tuple[str, ...], BeforeValidator(_class_names)] | None = None
-    limit_per_class: int | None = Field(default=None, ge=1)
-    on_bad_image: Literal["error", "skip"] = "error"
-
-    @field_validator("source")
-    @classmethod
-    def _known_source(cls, source: str) -> str:
-        kind, _, dataset = source.partition(":")
-        if kind == "torchvision" and dataset not in known.torchvision_datasets():
-            rule = known.one_of(dataset, known.torchvision_datasets())
-            raise broken(rule if dataset else f"must be torchvision:<DatasetName>, got {source!r}")
-        if kind != "torchvision" and source not in SOURCES:
-            raise broken(known.one_of(source, SOURCES))
-        return source
-
-    @field_validator("path")
-    @classmethod
-    def _path_if_needed(cls, path: str | None, info: ValidationInfo) -> str | None:
-        source = info.data.get("source")
-        if source in ("folder", "csv") and not path:
-            raise broken(f"required for source {source}")
-        if source and source not in ("folder", "csv") and path is not None:
-            raise broken(f"source {source} has no path, got {known.shown(path)}")
-        return path
-
-    @field_validator("resize")
-    @classmethod
-    def _covers_crop(cls, resize: int | None, info: ValidationInfo) -> int | None:
-        image_size = info.data.get("image_size")
-        if resize and image_size and resize < image_size:
-            raise broken(f"must be >= image_size ({image_size}), got {resize}")
-        return resize
 
 
 class Backbone(Section):

@@ -1,6 +1,7 @@
 """What the data room hands out. Plain data; knows neither sources nor decoding."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -37,12 +38,13 @@ class Part:
 
 @dataclass(frozen=True)
 class ImageData:
-    """Decoded train and val images, and what is known of the sealed test split.
+    """Decoded train and val images under `data.shift`, and what is known of the sealed test split.
 
     `classes[label]` is a class's name. `n_test` counts the test images, which nothing here opens; it is 0 without
     a test split and also for the test split that a torchvision data set ships, which is not even listed.
     `fingerprint` is a sha256 in hex of the content, whatever the paths, the listing order and the geometry.
-    `notices` are to be shown to the user once.
+    `notices` are to be shown to the user once. `also` holds the validation images under each shift of
+    `data.also_evaluate` by its name, which the fingerprint does not know.
     """
 
     classes: tuple[str, ...]
@@ -51,3 +53,4 @@ class ImageData:
     n_test: int
     fingerprint: str
     notices: tuple[str, ...]
+    also: Mapping[str, Part] = field(default_factory=dict)

@@ -1,31 +1,38 @@
-"""From the `data` section to decoded arrays: list, split, hash, decode. The test split is counted, never opened."""
+"""From the `data` section to arrays: list, split, hash, decode, shift. The test split is counted, never opened."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from fttune.config.sections import Data
+from fttune.config.data import Data, Shift
 from fttune.data.classes import class_names, keep_classes
 from fttune.data.image_data import Geometry, ImageData, Part, Pixels
 from fttune.data.images import Unreadable, content_hash, decoder_threads, in_order
 from fttune.data.listing import Sample, lines, some
+from fttune.data.shift import changes_pixels, shift_images, shift_labels
 from fttune.data.sources import list_samples
 from fttune.data.splits import Splits, limit_per_class, split_samples
-from fttune.data.store import decoded
+from fttune.data.store import decoded, derived, store_key
 from fttune.errors import DataError
 
 
 @dataclass(frozen=True)
 class _Read:
-    """The readable samples of a split with their pixels and content hashes, and the reasons of the others."""
+    """The readable samples of a split with pixels and content hashes, and the reasons of the others.
+
+    `key` stands for all that decides the pixels.
+    """
 
     samples: tuple[Sample, ...]
     hashes: tuple[str, ...]
     images: Pixels
+    key: str
     unreadable: Mapping[str, str]
     notices: tuple[str, ...]
 
@@ -35,6 +42,7 @@ def load_data(data: Data, geometry: Geometry, *, cache: Path, root: Path) -> Ima
 
     `data.path` is relative to `root`; downloads and decoded arrays lie below `cache`. With `data.augment: standard`
     the training images are the central squares of side `geometry.resize`, all others of side `geometry.image_size`.
+    `data.shift` changes both splits; `data.also_evaluate` adds validation images under shifts of their own.
 
     Raises:
         DataError: a missing path, a broken table, classes or splits that cannot be used, unreadable images.
@@ -43,19 +51,26 @@ def load_data(data: Data, geometry: Geometry, *, cache: Path, root: Path) -> Ima
     splits = split_samples(keep_classes(listing.samples, data.classes), data.split)
     splits = replace(splits, train=limit_per_class(splits.train, data.limit_per_class, data.split.seed))
     classes = class_names(splits)
+    if data.also_evaluate and not splits.val:
+        raise DataError("data.also_evaluate needs a validation split, but data.split.val is 0; give it a share")
     train_side = geometry.resize if data.augment == "standard" else geometry.image_size
     train = _read(splits.train, geometry, train_side, cache)
     val = _read(splits.val, geometry, geometry.image_size, cache) if splits.val else None
     skipped = _skipped({**train.unreadable, **(val.unreadable if val else {})}, data.on_bad_image)
     if skipped:
         _require_all_classes(splits, train, val)
+    part = partial(_part, classes=classes, folder=cache / "shifted")
+    also = {name: part(val, evaluation.shift) for name, evaluation in (data.also_evaluate or {}).items() if val}
     return ImageData(
         classes=classes,
-        train=_part(train, classes),
-        val=_part(val, classes) if val else None,
+        train=part(train, data.shift),
+        val=part(val, data.shift) if val else None,
         n_test=len(splits.test),
-        fingerprint=fingerprint(classes, train=_contents(train), val=_contents(val), test=splits.test),
+        fingerprint=_shifted_fingerprint(
+            fingerprint(classes, train=_contents(train), val=_contents(val), test=splits.test), data.shift
+        ),
         notices=(*listing.notices, *skipped, *train.notices, *(val.notices if val else ())),
+        also=also,
     )
 
 
@@ -73,7 +88,7 @@ def fingerprint(
         "val": sorted(val),
         "test": sorted((sample.name, sample.label) for sample in test),
     }
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return _sha256(content)
 
 
 def _read(samples: tuple[Sample, ...], geometry: Geometry, side: int, cache: Path) -> _Read:
@@ -91,7 +106,9 @@ def _read(samples: tuple[Sample, ...], geometry: Geometry, side: int, cache: Pat
     unreadable |= {hashed[index][0].name: reason for index, reason in store.unreadable.items()}
     kept = [(s, h) for s, h in hashed if s.name not in unreadable]
     notices = (f"{store.repaired} was damaged and has been written anew",) if store.repaired else ()
-    return _Read(tuple(s for s, _ in kept), tuple(h for _, h in kept), store.images, unreadable, notices)
+    kept_hashes = tuple(digest for _, digest in kept)
+    key = store_key(kept_hashes, geometry, side)
+    return _Read(tuple(s for s, _ in kept), kept_hashes, store.images, key, unreadable, notices)
 
 
 def _skipped(unreadable: Mapping[str, str], on_bad_image: str) -> tuple[str, ...]:
@@ -122,7 +139,24 @@ def _contents(read: _Read | None) -> list[tuple[str, str]]:
     return [(s.label, h) for s, h in zip(read.samples, read.hashes, strict=True)] if read else []
 
 
-def _part(read: _Read, classes: Sequence[str]) -> Part:
+def _part(read: _Read, shift: Literal["none"] | Shift, *, classes: Sequence[str], folder: Path) -> Part:
     position = {name: index for index, name in enumerate(classes)}
     labels = torch.tensor([position[sample.label] for sample in read.samples], dtype=torch.int64)
-    return Part(read.images, labels, tuple(sample.name for sample in read.samples))
+    labels = shift_labels(labels, shift, classes=len(classes))
+    return Part(_shifted_images(read, shift, folder), labels, tuple(sample.name for sample in read.samples))
+
+
+def _shifted_images(read: _Read, shift: Literal["none"] | Shift, folder: Path) -> Pixels:
+    if shift == "none" or not changes_pixels(shift):
+        return read.images
+    key = _sha256(["fttune-shifted-1", read.key, shift.model_dump()])
+    return derived(read.images, partial(shift_images, shift=shift), file=folder / f"{key}.npy")
+
+
+def _shifted_fingerprint(content: str, shift: Literal["none"] | Shift) -> str:
+    """Return the fingerprint of shifted data; that of data as they are is the content's own."""
+    return content if shift == "none" else _sha256([content, shift.model_dump()])
+
+
+def _sha256(plain: object) -> str:
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()

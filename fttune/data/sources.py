@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fttune.config.sections import Data
+from fttune.config.data import Data
 from fttune.data.folders import folder_samples
 from fttune.data.image_data import Pixels
 from fttune.data.listing import Listing, Sample

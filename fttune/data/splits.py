@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fttune.config.sections import Split
+from fttune.config.data import Split
 from fttune.data.listing import Sample, natural, some
 from fttune.errors import DataError
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fttune.config import Experiment
 from fttune.config.policy import Policy
-from fttune.data import augment
+from fttune.data import Part, augment
 from fttune.errors import BadInput
 from fttune.freezing import HEAD, Freezing, PartGradient, Parts
 from fttune.models import Backbone
@@ -153,10 +153,21 @@ def try_smallest_batch(run: Run, freezing: Freezing) -> None:
 
 
 def evaluate(run: Run) -> dict[str, float]:
-    """Return the metrics of the validation split; empty when there is none."""
-    part = run.inputs.data.val
-    if part is None:
+    """Return the metrics of the validation split, and those under other shifts by their names; empty without one.
+
+    Of the latter only finite ones: they may not end a run.
+    """
+    data = run.inputs.data
+    if data.val is None:
         return {}
+    metrics = _evaluate_part(run, data.val, prefix="val")
+    for name, part in data.also.items():
+        also = _evaluate_part(run, part, prefix=name)
+        metrics |= {metric: value for metric, value in also.items() if math.isfinite(value)}
+    return metrics
+
+
+def _evaluate_part(run: Run, part: Part, *, prefix: str) -> dict[str, float]:
     run.backbone.module.eval()
     logits, labels = [], []
     rows = torch.arange(len(part.labels))
@@ -165,7 +176,7 @@ def evaluate(run: Run) -> dict[str, float]:
             images, truth = run.inputs.batch(part, batch, run.device.device)
             logits.append(run.backbone.module(_to_model(run, images)))
             labels.append(truth)
-        return classification_metrics(torch.cat(logits), torch.cat(labels), prefix="val")
+        return classification_metrics(torch.cat(logits), torch.cat(labels), prefix=prefix)
 
 
 def _forward(run: Run, images: Tensor) -> Tensor:

@@ -26,6 +26,10 @@ RESNET50 = {"backbone.name": "resnet50"}
 POLYNOMIAL, PLATEAU = {"training.schedule": "polynomial"}, {"training.schedule": "plateau"}
 SCHEDULES = "constant, cosine, step, polynomial, one_cycle, plateau"
 
+MAPPING = "must be a mapping of fields, got {}"
+KINDS = "label_flip, contrast, rotate, permute_pixels"
+ROTATED = {"shift": {"rotate": 30}}
+
 # field: (right values, {wrong value: message}, what else is changed)
 FIELDS = [
     ("task", ["classification"], {"detection": "must be classification, got 'detection'"}, {}),
@@ -78,6 +82,13 @@ FIELDS = [
         {5: "must be a mapping of fields, got 5", None: "must be a mapping of fields, got None"},
         {},
     ),
+    (
+        "data.shift",
+        ["none", {"label_flip": True}, {"contrast": 1}, {"rotate": -180}, {"permute_pixels": 0}],
+        {value: f"must be none or one of {KINDS} with its value, got {value!r}" for value in (None, 5, "rotate", True)},
+        {},
+    ),
+    ("data.also_evaluate", [None, {"ood": ROTATED}, {"clean_2": {"shift": "none"}}], {5: MAPPING.format(5)}, {}),
     ("data.split.val", [0, 0.0, 0.79], {-0.1: "must be >= 0, got -0.1", 1: "must be < 1, got 1"}, {}),
     ("data.split.val", [], {"0.2": "must be a number, got '0.2'", False: "must be a number, got False"}, {}),
     ("data.split.test", [0, 0.79], {0.8: "val + test must leave images to train on, got 1 of 1"}, {}),
@@ -357,6 +368,62 @@ def test_the_default_of_another_broken_field_is_not_reported():
 def test_all_rules_between_sections_are_reported_at_once():
     changes = {"freeze.unfrozen_stages": 9, "data.split.group_by": "g"}
     assert [line.split(":")[0] for line in problems(changes)] == ["freeze.unfrozen_stages", "data.split.group_by"]
+
+
+@pytest.mark.parametrize(
+    ("shift", "message"),
+    [
+        ({}, f": must hold exactly one of {KINDS}, got []"),
+        ({"rotate": None}, f": must hold exactly one of {KINDS}, got []"),
+        ({"rotate": 1, "contrast": 7}, f": must hold exactly one of {KINDS}, got ['rotate', 'contrast']"),
+        ({"rotat": 1}, f": must be one of {KINDS}, got 'rotat'; did you mean 'rotate'?"),
+        ({"label_flip": False}, ".label_flip: must be true, got False"),
+        ({"label_flip": 1}, ".label_flip: must be true, got 1"),
+        ({"contrast": 0}, ".contrast: must be > 0, got 0"),
+        ({"contrast": 1.5}, ".contrast: must be <= 1, got 1.5"),
+        ({"rotate": "30"}, ".rotate: must be a number, got '30'"),
+        ({"rotate": 181}, ".rotate: must be <= 180, got 181"),
+        ({"permute_pixels": -1}, ".permute_pixels: must be >= 0, got -1"),
+        ({"permute_pixels": 1.5}, ".permute_pixels: must be a whole number, got 1.5"),
+    ],
+    ids=str,
+)
+def test_a_mistake_in_a_shift_is_one_message(shift, message):
+    assert problems({"data.shift": shift}) == [f"data.shift{message}"]
+    assert problems({"data.also_evaluate": {"ood": {"shift": shift}}}) == [f"data.also_evaluate.ood.shift{message}"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({}, ": must not be empty, got {}"),
+        ({"ood": {}}, ".ood.shift: required field is missing"),
+        ({"ood": 5}, ".ood: must be a mapping of fields, got 5"),
+        ({"val": ROTATED}, ": names must not be train, val, test, got 'val'"),
+        ({"o-o-d": ROTATED}, ": names must be letters, digits and _, the first a letter, got 'o-o-d'"),
+        ({"2nd": ROTATED}, ": names must be letters, digits and _, the first a letter, got '2nd'"),
+        ({"ood\n": ROTATED}, ": names must be letters, digits and _, the first a letter, got 'ood\\n'"),
+    ],
+    ids=str,
+)
+def test_a_mistake_beside_the_shifts_to_evaluate_is_one_message(value, message):
+    assert problems({"data.also_evaluate": value}) == [f"data.also_evaluate{message}"]
+
+
+def test_permuted_pixels_are_not_cropped_at_random():
+    shift, standard = {"permute_pixels": 1}, {"data.augment": "standard"}
+    (problem,) = problems({"data.shift": shift, **standard})
+    assert problem.startswith("data.shift: permute_pixels cannot be combined with augment: standard")
+    assert problems({"data.shift": {"rotate": 1}, **standard}) == []
+    assert problems({"data.also_evaluate": {"ood": {"shift": shift}}, **standard}) == []
+
+
+def test_params_of_a_shift_hold_its_own_kind_alone_and_survive_replace():
+    shifted = experiment(data__shift={"contrast": 0.5}, data__also_evaluate={"ood": ROTATED})
+    found = {k: v for k, v in shifted.replace({"seed": 1}).params().items() if k.startswith(("data.shift", "data.al"))}
+    assert found == {"data.shift.contrast": 0.5, "data.also_evaluate.ood.shift.rotate": 30}
+    assert Experiment.model_validate(shifted.model_dump()) == shifted
+    assert experiment().replace({"data.shift.rotate": 9}).params()["data.shift.rotate"] == 9
 
 
 def test_momentum_is_0_9_for_sgd_and_absent_for_adamw_unless_given():

@@ -20,7 +20,8 @@ def search(base=None, **fields):
 
 def test_the_identity_of_a_recipe_is_every_field_with_data_and_weights_by_content():
     params = experiment().params()
-    expected = {k: v for k, v in params.items() if k not in ("data.path", "training.device")}
+    without = ("data.path", "training.device", "data.shift", "data.also_evaluate")
+    expected = {k: v for k, v in params.items() if k not in without}
     assert recipe("abc", "sha256:1") == {**expected, "data.content": "abc", "backbone.weights": "sha256:1"}
 
 
@@ -39,6 +40,19 @@ def test_data_weights_and_every_other_field_change_a_recipe():
     assert recipe(weights="other") != base
     for change in ({"optimizer__lr": 0.5}, {"seed": 1}, {"training__precision": "fp32"}, {"data__split": {"seed": 1}}):
         assert differences(base, recipe(**change)) != []
+
+
+def test_a_shift_changes_a_recipe_and_none_leaves_it_as_it_was_before_there_were_shifts():
+    assert not any(key.startswith("data.shift") for key in recipe())
+    assert recipe(data__shift="none") == recipe()
+    assert differences(recipe(), recipe(data__shift={"rotate": 30})) == ["data.shift.rotate: (absent) -> 30.0"]
+    assert recipe(data__shift={"rotate": 30}) != recipe(data__shift={"contrast": 0.3})
+
+
+def test_what_is_evaluated_beside_does_not_change_a_recipe_or_study():
+    also = {"ood": {"shift": {"rotate": 30}}}
+    assert recipe(data__also_evaluate=also) == recipe()
+    assert search(experiment(data__also_evaluate=also)) == search()
 
 
 def test_a_default_written_out_is_the_same_recipe():

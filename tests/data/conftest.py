@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fttune.config.sections import Data
+from fttune.config.data import Data
 from fttune.data import Geometry, ImageData, load_data
 
 WriteImage = Callable[..., Path]

@@ -1,7 +1,10 @@
 import builtins
+import hashlib
 import io
+import json
 import os
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +14,9 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from fttune.config.data import Shift
 from fttune.data import Geometry, store
+from fttune.data.shift import shift_images
 from fttune.errors import DataError
 
 
@@ -103,6 +108,73 @@ def test_the_limit_applies_to_training_images_only(make_folder, load):
     assert set(limited.train.names) < set(everything.train.names)
     assert limited.val.names == everything.val.names and limited.n_test == everything.n_test
     assert limited.fingerprint != everything.fingerprint
+
+
+@pytest.mark.parametrize("shift", [{"contrast": 0.4}, {"rotate": 20}, {"permute_pixels": 3}, {"label_flip": True}])
+def test_a_shift_changes_train_and_val_and_the_fingerprint(make_folder, load, shift):
+    make_folder({"cat": 5, "dog": 5, "emu": 5})
+    plain, shifted = load(), load(shift=shift)
+    rule = Shift(**shift)
+    for before, after in ((plain.train, shifted.train), (plain.val, shifted.val)):
+        assert isinstance(after.images, np.memmap) and not after.images.flags.writeable
+        assert np.array_equal(after.images, shift_images(np.array(before.images), rule))
+        assert after.names == before.names
+        assert after.labels.tolist() == [2 - y if rule.label_flip else y for y in before.labels.tolist()]
+    prints = {plain.fingerprint, shifted.fingerprint, load(shift={"rotate": 21}).fingerprint}
+    assert len(prints) == 3 and load(shift=shift).fingerprint == shifted.fingerprint
+    assert shifted.classes == plain.classes and shifted.n_test == plain.n_test
+
+
+def test_no_shift_leaves_the_fingerprint_of_plain_data(make_folder, load):
+    top = make_folder({f"{split}/{label}": 1 for split in ("train", "val") for label in ("cat", "dog")})
+    found = {
+        split: [[x, hashlib.sha256((top / split / x / "0.png").read_bytes()).hexdigest()] for x in ("cat", "dog")]
+        for split in ("train", "val")
+    }
+    text = json.dumps({"classes": ["cat", "dog"], **found, "test": []})
+    assert load(shift="none").fingerprint == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_second_load_shifts_and_decodes_nothing(make_folder, load, monkeypatch, tmp_path):
+    make_folder({"cat": 5, "dog": 5})
+    fields = {"shift": {"rotate": 20}, "also_evaluate": {"ood": {"shift": {"contrast": 0.5}}}}
+    load()
+    stores = sorted((tmp_path / "cache" / "decoded").iterdir())
+    monkeypatch.setattr(store, "decode", None)
+    first = load(**fields)
+    assert sorted((tmp_path / "cache" / "decoded").iterdir()) == stores, "the decoded images serve every shift"
+    assert len(list((tmp_path / "cache" / "shifted").iterdir())) == 3
+    monkeypatch.setattr(sys.modules["fttune.data.load"], "shift_images", lambda *_, **__: pytest.fail("shifted again"))
+    second = load(**fields)
+    assert np.array_equal(first.train.images, second.train.images)
+    assert np.array_equal(first.also["ood"].images, second.also["ood"].images)
+
+
+def test_validation_images_under_other_shifts_come_from_the_plain_ones_and_leave_the_fingerprint(make_folder, load):
+    make_folder({"cat": 5, "dog": 5})
+    also = {"ood": {"shift": {"contrast": 0.3}}, "clean": {"shift": "none"}, "wrong": {"shift": {"label_flip": True}}}
+    plain, shifted = load(), load(shift={"rotate": 20}, also_evaluate=also)
+    assert list(shifted.also) == ["ood", "clean", "wrong"] and plain.also == {}
+    assert np.array_equal(shifted.also["ood"].images, shift_images(np.array(plain.val.images), Shift(contrast=0.3)))
+    assert np.array_equal(shifted.also["clean"].images, plain.val.images)
+    assert shifted.also["wrong"].labels.tolist() == [1 - y for y in plain.val.labels.tolist()]
+    assert {part.names for part in shifted.also.values()} == {plain.val.names}
+    assert load(also_evaluate=also).fingerprint == plain.fingerprint
+
+
+def test_other_shifts_need_a_validation_split(make_folder, load):
+    make_folder({"cat": 4, "dog": 4})
+    with pytest.raises(DataError, match=r"data\.also_evaluate needs a validation split, but data\.split\.val is 0"):
+        load(split={"val": 0}, also_evaluate={"ood": {"shift": {"rotate": 5}}})
+
+
+def test_shifts_open_no_image_of_the_test_split(make_folder, load, opened):
+    top = make_folder({"cat": 6, "dog": 6})
+    opened.clear()
+    found = load(shift={"rotate": 9}, also_evaluate={"ood": {"shift": {"permute_pixels": 1}}})
+    seen = {os.path.relpath(path, top) for path in opened if path.startswith(str(top)) and path.endswith(".png")}
+    assert seen == {*found.train.names, *found.val.names}
+    assert set(found.also["ood"].names) == set(found.val.names)
 
 
 def test_only_the_named_classes_load(make_folder, load):

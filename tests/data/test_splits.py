@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fttune.config.sections import Split
+from fttune.config.data import Split
 from fttune.data.listing import Sample, natural
 from fttune.data.splits import limit_per_class, split_samples
 from fttune.errors import DataError

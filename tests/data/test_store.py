@@ -6,7 +6,7 @@ import pytest
 
 from fttune.data import Geometry, store
 from fttune.data.images import content_hash, decode
-from fttune.data.store import decoded, store_key
+from fttune.data.store import decoded, derived, store_key
 
 GEOMETRY = Geometry(resize=14, image_size=12, interpolation="bilinear")
 
@@ -155,3 +155,27 @@ def test_a_store_that_cannot_be_kept_is_an_error(read, files, monkeypatch):
 
 def test_no_images_make_an_empty_array(read):
     assert read([]).images.shape == (0, 12, 12, 3)
+
+
+def test_derived_rows_are_made_a_few_at_a_time_once_and_again_when_damaged(tmp_path, monkeypatch):
+    images, file = np.arange(5 * 2 * 2 * 3, dtype=np.uint8).reshape(5, 2, 2, 3), tmp_path / "derived" / "x.npy"
+    monkeypatch.setattr(store, "_CHUNK_BYTES", 2 * 2 * 2 * 3)
+    sizes = []
+
+    def inverted(rows):
+        sizes.append(len(rows))
+        return 255 - rows
+
+    for expected in ([2, 2, 1], [2, 2, 1]):
+        found = derived(images, inverted, file=file)
+        assert sizes == expected
+        assert isinstance(found, np.memmap) and np.array_equal(found, 255 - images)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert np.array_equal(derived(images, inverted, file=file), 255 - images)
+    assert sizes == [2, 2, 1] * 2
+
+
+def test_derived_rows_that_cannot_be_kept_are_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_open_rows", lambda *_: None)
+    with pytest.raises(OSError, match="changed while it was being written"):
+        derived(np.zeros((1, 2, 2, 3), np.uint8), lambda rows: rows, file=tmp_path / "x.npy")

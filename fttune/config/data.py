@@ -1,0 +1,164 @@
+"""The `data` section: where images come from, how they are cut to size, shifted and split, and which of them train."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
+
+from fttune.config import known
+from fttune.config.sections import Section, Seed, broken
+
+SOURCES = ("digits", "folder", "csv", "torchvision:<DatasetName>")
+PARTS = ("train", "val", "test")
+NEW_PART = r"[A-Za-z][A-Za-z0-9_]*"
+
+
+def _class_names(value: object) -> object:
+    """Digits and years are fine class names: `classes: [5, 6]` means the classes named 5 and 6."""
+    if not isinstance(value, list | tuple) or not value:
+        raise broken(f"must be a list of class names, got {known.shown(value)}")
+    if bad := [name for name in value if not isinstance(name, str | int) or isinstance(name, bool)]:
+        raise broken(f"must be a list of class names, got {known.shown(bad[0])} in it; quote it if it is a name")
+    names = tuple(str(name) for name in value)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise broken(f"names the class {known.shown(twice[0])} twice")
+    return names
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Split(Section):
+    """Shares of the images that go to validation and test; 0 means that there is no such split."""
+
+    val: Share = 0.2
+    test: Share = 0.2
+    seed: Seed = 0
+    group_by: str | None = None
+
+    @field_validator("test")
+    @classmethod
+    def _leaves_images(cls, test: float, info: ValidationInfo) -> float:
+        total = info.data.get("val", 0) + test
+        if total >= 1:
+            raise broken(f"val + test must leave images to train on, got {total:g} of 1")
+        return test
+
+
+def _true(value: object) -> object:
+    if value is not True:
+        raise broken(f"must be true, got {known.shown(value)}")
+    return value
+
+
+class Shift(Section):
+    """One change of all images or labels; exactly one of the fields is given.
+
+    `label_flip` makes label y of n classes n - 1 - y (Lee et al., ICLR 2023, arXiv 2210.11466). `contrast` c in (0, 1]
+    makes a pixel x c * (x - mean) + mean, the mean that of its image and channel (Hendrycks & Dietterich, ICLR 2019,
+    arXiv 1903.12261). `rotate` turns counter-clockwise by degrees. `permute_pixels` is the seed of one permutation.
+    """
+
+    label_flip: Annotated[bool, BeforeValidator(_true)] | None = None
+    contrast: Annotated[float, Field(gt=0, le=1)] | None = None
+    rotate: Annotated[float, Field(ge=-180, le=180)] | None = None
+    permute_pixels: Seed | None = None
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {kind: value for kind, value in serialize(self).items() if value is not None}
+
+
+def _one_shift(value: object) -> object:
+    if value == "none" or isinstance(value, Shift):
+        return value
+    kinds = ", ".join(Shift.model_fields)
+    if not isinstance(value, Mapping):
+        raise broken(f"must be none or one of {kinds} with its value, got {known.shown(value)}")
+    given = [kind for kind in value if value[kind] is not None]
+    if len(given) != 1:
+        raise broken(f"must hold exactly one of {kinds}, got {known.shown(given)}")
+    if given[0] not in Shift.model_fields:
+        raise broken(known.one_of(given[0], Shift.model_fields))
+    return Shift.model_validate(value)
+
+
+Shifted = Annotated[Literal["none"] | Shift, BeforeValidator(_one_shift)]
+
+
+class Evaluation(Section):
+    """Under which shift the validation images are evaluated as well; it stands in place of `data.shift`."""
+
+    shift: Shifted
+
+
+class Data(Section):
+    """Where images come from, how they are cut to size, and which of them train."""
+
+    source: str
+    path: str | None = None
+    image_size: int = Field(default=224, ge=1, le=4096)
+    resize: int | None = Field(default=None, ge=1, le=8192)
+    split: Split = Split()
+    augment: Literal["none", "flip", "standard"] = "none"
+    classes: Annotated[tuple[str, ...], BeforeValidator(_class_names)] | None = None
+    limit_per_class: int | None = Field(default=None, ge=1)
+    on_bad_image: Literal["error", "skip"] = "error"
+    shift: Shifted = "none"
+    also_evaluate: Annotated[dict[str, Evaluation], Field(min_length=1)] | None = None
+
+    @field_validator("source")
+    @classmethod
+    def _known_source(cls, source: str) -> str:
+        kind, _, dataset = source.partition(":")
+        if kind == "torchvision" and dataset not in known.torchvision_datasets():
+            rule = known.one_of(dataset, known.torchvision_datasets())
+            raise broken(rule if dataset else f"must be torchvision:<DatasetName>, got {source!r}")
+        if kind != "torchvision" and source not in SOURCES:
+            raise broken(known.one_of(source, SOURCES))
+        return source
+
+    @field_validator("path")
+    @classmethod
+    def _path_if_needed(cls, path: str | None, info: ValidationInfo) -> str | None:
+        source = info.data.get("source")
+        if source in ("folder", "csv") and not path:
+            raise broken(f"required for source {source}")
+        if source and source not in ("folder", "csv") and path is not None:
+            raise broken(f"source {source} has no path, got {known.shown(path)}")
+        return path
+
+    @field_validator("resize")
+    @classmethod
+    def _covers_crop(cls, resize: int | None, info: ValidationInfo) -> int | None:
+        image_size = info.data.get("image_size")
+        if resize and image_size and resize < image_size:
+            raise broken(f"must be >= image_size ({image_size}), got {resize}")
+        return resize
+
+    @field_validator("shift")
+    @classmethod
+    def _same_pixels_in_every_split(cls, shift: Literal["none"] | Shift, info: ValidationInfo) -> object:
+        permuted = shift != "none" and shift.permute_pixels is not None
+        if permuted and info.data.get("augment") == "standard":
+            raise broken("permute_pixels cannot be combined with augment: standard, which crops images of another size")
+        return shift
+
+    @field_validator("also_evaluate", mode="before")
+    @classmethod
+    def _new_names(cls, evaluations: object) -> object:
+        for name in evaluations if isinstance(evaluations, Mapping) else ():
+            if not isinstance(name, str) or not re.fullmatch(NEW_PART, name):
+                raise broken(f"names must be letters, digits and _, the first a letter, got {known.shown(name)}")
+            if name in PARTS:
+                raise broken(f"names must not be {', '.join(PARTS)}, got {known.shown(name)}")
+        return evaluations

@@ -49,7 +49,7 @@ def test_a_turn_is_scipys_bilinear_one_about_the_centre(degrees):
     expected = ndimage.rotate(SMOOTH.astype(float), degrees, axes=(1, 2), reshape=False, order=1)
     inside = slice(9, 27)  # of 36: never beyond the border
     difference = turned[:, inside, inside].astype(float) - expected[:, inside, inside]
-    assert np.abs(difference).max() <= 1
+    assert np.abs(difference).max() <= 1.001, "Pillow rounds down"
     assert turned.shape == SMOOTH.shape and (turned[:, 0, 0] == 0).all(), "black beyond the border"
 
 

@@ -38,7 +38,8 @@ def shift_images(images: Pixels, shift: Literal["none"] | Shift) -> Pixels:
     assert shift.permute_pixels is not None, "a shift holds one of four kinds"
     count, height, width, channels = images.shape
     rows = images.reshape(count, height * width, channels)
-    return np.take(rows, _permutation(height * width, shift.permute_pixels), axis=1).reshape(images.shape)
+    permuted: Pixels = rows[:, _permutation(height * width, shift.permute_pixels)].reshape(images.shape)
+    return permuted
 
 
 def shift_labels(labels: torch.Tensor, shift: Literal["none"] | Shift, *, classes: int) -> torch.Tensor:

@@ -278,7 +278,11 @@ FIXED = ("task", "data.source", "data.path", "data.classes", "data.limit_per_cla
 
 
 @pytest.mark.parametrize(
-    "name", [*FIXED, "training.device", "data.split.val", "data.split.seed", "data.split.group_by"]
+    "name",
+    [
+        *(*FIXED, "training.device", "data.split.val", "data.split.seed", "data.split.group_by"),
+        *("data.shift", "data.also_evaluate"),
+    ],
 )
 def test_what_would_make_trials_incomparable_is_not_searched(name):
     expected = f"space.{name}: must be the same for all trials of a study, or they could not be compared"

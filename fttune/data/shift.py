@@ -38,8 +38,7 @@ def shift_images(images: Pixels, shift: Literal["none"] | Shift) -> Pixels:
     assert shift.permute_pixels is not None, "a shift holds one of four kinds"
     count, height, width, channels = images.shape
     rows = images.reshape(count, height * width, channels)
-    permuted: Pixels = rows[:, _permutation(height * width, shift.permute_pixels)].reshape(images.shape)
-    return permuted
+    return rows[:, _permutation(height * width, shift.permute_pixels)].reshape(images.shape)
 
 
 def shift_labels(labels: torch.Tensor, shift: Literal["none"] | Shift, *, classes: int) -> torch.Tensor:
@@ -50,7 +49,8 @@ def shift_labels(labels: torch.Tensor, shift: Literal["none"] | Shift, *, classe
 def _contrast(images: Pixels, factor: float) -> Pixels:
     pixels = images.astype(np.float64)
     mean = pixels.mean(axis=(1, 2), keepdims=True)  # (N, 1, 1, 3)
-    return np.rint(np.clip((pixels - mean) * factor + mean, 0, 255)).astype(np.uint8)
+    shifted: Pixels = np.rint(np.clip((pixels - mean) * factor + mean, 0, 255)).astype(np.uint8)
+    return shifted
 
 
 def _rotate(images: Pixels, degrees: float) -> Pixels:

@@ -8,7 +8,12 @@ from fttune.config.experiment import flatten
 from fttune.config.known import torchvision_datasets
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/guide.md", "docs/architecture.md")
+REST = """data: {source: folder, path: images}
+backbone: {name: resnet50}
+optimizer: {lr: 0.01}
+training: {epochs: 10}
+"""
+PAGES = ("README.md", "docs/guide.md", "docs/freezing.md", "docs/architecture.md")
 
 
 def yaml_blocks() -> list[tuple[str, str]]:
@@ -19,8 +24,8 @@ def yaml_blocks() -> list[tuple[str, str]]:
     return found
 
 
-def test_the_docs_hold_four_examples() -> None:
-    assert len(yaml_blocks()) == 4
+def test_the_docs_hold_six_examples() -> None:
+    assert len(yaml_blocks()) == 6
 
 
 @pytest.mark.parametrize(("name", "block"), yaml_blocks())
@@ -28,12 +33,16 @@ def test_every_yaml_example_of_the_docs_is_valid(name: str, block: str, tmp_path
     (tmp_path / "studies").mkdir()
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     file = tmp_path / "studies" / "example.yaml"
+    if block.startswith("freeze:"):  # a section alone: the rest is that of an experiment that has nothing of its own
+        file.write_text(f"{REST}{block}")
+        assert isinstance(load(file), Experiment)
+        return
     file.write_text(block)
     assert isinstance(load(file), Experiment if "task:" in block else Study), name
 
 
 def test_every_field_stands_in_the_guide() -> None:
-    guide = (ROOT / "docs" / "guide.md").read_text()
+    guide = "".join((ROOT / "docs" / page).read_text() for page in ("guide.md", "freezing.md"))
     experiment, study = load(ROOT / "experiments" / "digits.yaml"), load(ROOT / "studies" / "digits.yaml")
     assert isinstance(experiment, Experiment)
     fields = {path.rpartition(".")[2] for path in flatten(experiment.model_dump())}

@@ -18,8 +18,8 @@ from fttune.config import known
 from fttune.config.sections import Section, Seed, broken
 
 SOURCES = ("digits", "folder", "csv", "torchvision:<DatasetName>")
-PARTS = ("train", "val", "test")
-NEW_PART = r"[A-Za-z][A-Za-z0-9_]*"
+PARTS = ("train", "val", "test", "drift", "relative_grad_norm")  # what metrics are named after already
+NEW_PART = r"[A-Za-z][A-Za-z0-9_]{0,99}"
 
 
 def _class_names(value: object) -> object:

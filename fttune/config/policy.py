@@ -83,7 +83,8 @@ def _filled_in(freeze: Freeze, room: Room) -> Freeze:
     """Return the section with its preset written out."""
     if freeze.preset is None:
         return freeze
-    own = {name: getattr(freeze, name) for name in freeze.model_fields_set - {"preset", "k"}}
+    given = {name: getattr(freeze, name) for name in freeze.model_fields_set - {"preset", "k"}}
+    own = {name: value for name, value in given.items() if value is not None}
     filled = PRESETS[freeze.preset](room)
     if twice := sorted(own.keys() & filled.keys()):
         rule = f"is filled in by the preset {freeze.preset}; leave it out, or write the policy out without a preset"

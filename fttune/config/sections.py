@@ -32,6 +32,9 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # some fields are mappings
+
 
 def broken(message: str) -> PydanticCustomError:
     """Return the error of a broken rule; `message` is whole: rule, value, remedy."""

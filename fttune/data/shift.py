@@ -3,6 +3,7 @@
 Every formula is exact: it depends on neither a generator's version nor the other images.
 """
 
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -58,5 +59,6 @@ def _rotate(images: Pixels, degrees: float) -> Pixels:
     return np.stack([np.asarray(image) for image in turned]) if turned else images.copy()
 
 
+@cache
 def _permutation(positions: int, seed: int) -> npt.NDArray[np.intp]:
     return np.array(sorted(range(positions), key=lambda position: hash_order(str(position), seed)), dtype=np.intp)

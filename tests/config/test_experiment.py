@@ -399,7 +399,7 @@ def test_a_mistake_in_a_shift_is_one_message(shift, message):
         ({}, ": must not be empty, got {}"),
         ({"ood": {}}, ".ood.shift: required field is missing"),
         ({"ood": 5}, ".ood: must be a mapping of fields, got 5"),
-        ({"val": ROTATED}, ": names must not be train, val, test, got 'val'"),
+        ({"val": ROTATED}, ": names must not be train, val, test, drift, relative_grad_norm, got 'val'"),
         ({"o-o-d": ROTATED}, ": names must be letters, digits and _, the first a letter, got 'o-o-d'"),
         ({"2nd": ROTATED}, ": names must be letters, digits and _, the first a letter, got '2nd'"),
         ({"ood\n": ROTATED}, ": names must be letters, digits and _, the first a letter, got 'ood\\n'"),

@@ -301,7 +301,7 @@ def test_class_names_are_a_list_of_different_names(value, message):
 
 
 def test_a_misspelt_backbone_is_answered_with_the_nearest():
-    assert problems({"backbone.name": "resnt50"})[0].endswith("got 'resnt50'; did you mean 'resnet50'?")
+    assert problems({"backbone.name": "resnt50"})[0].endswith("unknown name 'resnt50'; nearest: resnet50, resnet152, resnet101")
     assert problems({"backbone.name": "ResNet18"})[0].endswith("got 'ResNet18'; did you mean 'resnet18'?")
 
 

@@ -87,7 +87,7 @@ def test_stages_are_timms_own_coarse_groups_with_final_norms_in_the_last(name):
         for part in list(backbone.parts().values())[:-1]
     ]
     kept = [[n for n in groups[key] if not n.startswith(f"{head}.")] for key in sorted(groups)]
-    assert sum(kept, []) and {n for group in found for n in group} == {n for group in kept for n in group}
+    assert {n for group in found for n in group} == {n for group in kept for n in group}
     for group in kept[: len(found)]:
         assert any(set(group) <= set(stage) for stage in found)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fttune.config.sections import Freeze
+from fttune.config.freeze import Freeze
 from fttune.freezing import apply_policy
 from fttune.models import Architecture, Backbone
 

@@ -92,7 +92,7 @@ def test_a_plugin_that_the_command_line_does_not_name_is_asked_for(tmp_path):
 
 def test_more_stages_than_the_model_has_are_refused_before_data_is_read(tmp_path, plugin):
     recipe = tiny_experiment(tmp_path, backbone__name="plugin:mynet", freeze__unfrozen_stages=3)
-    with pytest.raises(BadInput, match=r"must be 0\.\.2 \(plugin:mynet has the stages stem, body\), got 3"):
+    with pytest.raises(BadInput, match=r"must be 0\.\.2 \(the stages are stem, body\), got 3"):
         prepare(recipe, Workspace.at(tmp_path, plugins=[plugin]))
     assert not (tmp_path / "mlruns").exists()
 

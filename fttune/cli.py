@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import optuna
 
     from fttune.config import Experiment, Study
+    from fttune.config.known import KnownBackbone
     from fttune.config.workspace import Workspace
     from fttune.training import FineTuneResult
 
@@ -25,6 +26,10 @@ Set = Annotated[
 ]
 Mlruns = Annotated[
     Path | None, typer.Option("--mlruns", envvar="FTTUNE_MLRUNS", help="The generated folder; default: mlruns.")
+]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE.py", help="Run a file that defines backbones; repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -70,7 +75,9 @@ def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")]) ->
 
 
 @app.command()
-def train(file: Path, overrides: Set = None, mlruns: Mlruns = None, as_json: Json = False) -> None:
+def train(
+    file: Path, overrides: Set = None, plugins: Plugins = None, mlruns: Mlruns = None, as_json: Json = False
+) -> None:
     """Train one experiment and track it in MLflow."""
     from fttune.config import load_experiment
 
@@ -79,7 +86,7 @@ def train(file: Path, overrides: Set = None, mlruns: Mlruns = None, as_json: Jso
     from fttune.display import display
 
     with display() as show:
-        result = run(experiment, workspace=_workspace(mlruns), display=show)
+        result = run(experiment, workspace=_workspace(mlruns, plugins), display=show)
     _print_training(experiment, result, as_json)
 
 
@@ -88,6 +95,7 @@ def search(
     file: Path,
     overrides: Set = None,
     new: Annotated[bool, typer.Option("--new", help="Begin a fresh generation beside the stored study.")] = False,
+    plugins: Plugins = None,
     mlruns: Mlruns = None,
     as_json: Json = False,
 ) -> None:
@@ -99,8 +107,36 @@ def search(
     from fttune.display import display
 
     with display() as show:
-        stored = run(study, workspace=_workspace(mlruns), new=new, display=show)
+        stored = run(study, workspace=_workspace(mlruns, plugins), new=new, display=show)
     _print_study(study, stored, as_json)
+
+
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(metavar="[PATTERN]", help="A shell pattern, or a part of the name.")] = "*",
+    plugins: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """List backbones with their stages, parameters and weights; timm's when PATTERN begins with timm:."""
+    import json
+
+    from fttune.app.backbones import list_backbones
+
+    found = list_backbones(pattern, plugins=plugins or ())
+    if not as_json:
+        for name, entry in found.items():
+            typer.echo(_model_text(name, entry))
+        return
+    listed = [
+        {
+            "name": name,
+            "stages": [{"name": s, "parameters": n} for s, n in zip(entry.stages, entry.stage_parameters, strict=True)],
+            "parameters": entry.parameters,
+            "weights": entry.weights,
+        }
+        for name, entry in found.items()
+    ]
+    typer.echo(json.dumps(listed))
 
 
 @app.command()
@@ -165,12 +201,19 @@ def _install_signal_handlers() -> None:
     signal.signal(signal.SIGTERM, interrupt)
 
 
-def _workspace(mlruns: Path | None) -> "Workspace":
+def _workspace(mlruns: Path | None, plugins: list[Path] | None = None) -> "Workspace":
     from fttune.config.workspace import Workspace
 
-    workspace = Workspace.at(mlruns=mlruns)
+    workspace = Workspace.at(mlruns=mlruns, plugins=plugins or ())
     workspace.require_writable()
     return workspace
+
+
+def _model_text(name: str, entry: "KnownBackbone") -> str:
+    sizes = zip(entry.stages, entry.stage_parameters, strict=True)
+    stages = ", ".join(f"{stage} {count:,}" for stage, count in sizes)
+    weights = ", ".join(entry.weights) or "none"
+    return f"{name}: {entry.parameters:,} parameters; weights: {weights}\n  {len(entry.stages)} stages: {stages}"
 
 
 def _print_training(experiment: "Experiment", result: "FineTuneResult", as_json: bool) -> None:

@@ -289,3 +289,29 @@ def test_a_study_that_only_diverged_says_so_instead_of_an_empty_table(workspace:
     assert out == (
         "study tiny: 2 diverged\nno trial is complete; the lines above and the tag fttune.cause in MLflow say why\n"
     )
+
+
+def test_models_lists_backbones_without_torch_as_text_and_as_json(tmp_path: Path) -> None:
+    code, out, err = processes.run("models", "resnet1?", "--json", cwd=tmp_path)
+    assert code == 0, err
+    [entry] = json.loads(out)
+    assert entry["name"] == "resnet18"
+    assert entry["stages"][0] == {"name": "stem", "parameters": 64 * 3 * 49 + 2 * 64}
+    assert (entry["parameters"], entry["weights"]) == (11_689_512, ["IMAGENET1K_V1"])
+    code, out, _ = processes.run("models", "resnet18", cwd=tmp_path)
+    assert (code, out.splitlines()[0]) == (0, "resnet18: 11,689,512 parameters; weights: IMAGENET1K_V1")
+    assert modules_after("models", cwd=tmp_path) == (0, set())
+
+
+def test_an_unknown_model_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    code, _, err = processes.run("models", "resnt50", cwd=tmp_path)
+    assert code == 2
+    assert "nearest: resnet50" in err
+
+
+def test_train_without_the_plugin_asks_for_it_and_writes_nothing(tmp_path: Path) -> None:
+    write_experiment(tmp_path, backbone__name="plugin:mynet")
+    code, _, err = processes.run("train", "experiments/tiny.yaml", cwd=tmp_path)
+    assert code == 2
+    assert "plugin:mynet needs its file: add --plugin FILE.py" in err
+    assert "Traceback" not in err

@@ -245,7 +245,8 @@ class _Search:
             text = f"the checkpoint of the best trial, {best.number}, is not in MLflow, so its model is not logged"
             self.session.notice(parent, f"{text}; restore the artifacts, or start anew with --new")
         else:
-            self.session.log.append(parent, ModelSaved(checkpoint, experiment.data.image_size))
+            model = ModelSaved(checkpoint, experiment.data.image_size, self.session.workspace.plugins)
+            self.session.log.append(parent, model)
         assert best.value is not None, "a ranked trial has a value"
         return RunClosed("complete", {"fttune.best_trial": str(best.number)}, {"best_value": best.value})
 

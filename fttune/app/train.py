@@ -3,6 +3,7 @@
 import math
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -17,17 +18,34 @@ from fttune.training import CheckpointFolder, FineTuneResult, Inputs, check_reci
 from fttune.training import fine_tune as run_recipe
 from fttune.training.events import RunClosed, RunOpened
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def fine_tune(experiment: Experiment, *, workspace: Workspace | None = None) -> FineTuneResult:
+
+def fine_tune(
+    experiment: Experiment, *, workspace: Workspace | None = None, backbone: "nn.Module | None" = None
+) -> FineTuneResult:
     """Train a recipe and return what it found, without tracking.
 
     Only `weights: experiment:<name>` needs MLflow: it is looked up there, and trained first when it is missing.
+
+    Args:
+        experiment: the recipe.
+        workspace: where data and `mlruns/` lie; default the current directory.
+        backbone: a model of one's own in place of the recipe's backbone and its weights. It carries `stages` (names to
+            lists of dotted paths, from the input to the output) and `head` (the dotted path of its last layer). A copy
+            of it trains, from the weights that it has now.
 
     Raises:
         BadInput: data, weights or device cannot be used.
         Diverged: a loss or metric became NaN or infinite.
     """
     workspace = workspace or Workspace.at()
+    if backbone is not None:
+        inputs = prepare(experiment, workspace, module=backbone)
+        assert inputs.architecture is not None, "a module brings its own"
+        own = {"backbone.name": inputs.architecture.name, "backbone.weights": "none"}
+        return run_recipe(experiment.replace(own), inputs)
     if not experiment.backbone.weights.startswith("experiment:"):
         return run_recipe(experiment, prepare(experiment, workspace))
     with open_session(workspace, tracking_uri=None, display=None) as session:

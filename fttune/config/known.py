@@ -15,17 +15,24 @@ from typing import Any
 
 @dataclass(frozen=True)
 class KnownBackbone:
-    """`stages` from the input to the output, without the head; `weights` are torchvision's enum members."""
+    """`stages` from the input to the output, without the head; `weights` are torchvision's enum members.
+
+    `stage_parameters` counts the parameters of each stage, `parameters` all of them with the original head.
+    """
 
     stages: tuple[str, ...]
     weights: tuple[str, ...]
+    stage_parameters: tuple[int, ...]
+    parameters: int
 
 
 @cache
 def backbones() -> Mapping[str, KnownBackbone]:
     """Return every backbone by name."""
     return {
-        name: KnownBackbone(tuple(entry["stages"]), tuple(entry["weights"]))
+        name: KnownBackbone(
+            tuple(entry["stages"]), tuple(entry["weights"]), tuple(entry["stages"].values()), entry["parameters"]
+        )
         for name, entry in _read("backbones.json").items()
     }
 

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from fttune.config import known
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+FOREIGN = ("timm", "plugin")  # backbones whose names and stages are checked when the model is built
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
 VAL_METRICS = {
     "val/loss": "minimize",
@@ -45,7 +46,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Backbone(Section):
-    """A model name and where its weights come from."""
+    """A model name (torchvision's, timm:<name> or plugin:<name>) and where its weights come from."""
 
     name: str
     weights: str = "DEFAULT"
@@ -53,7 +54,11 @@ class Backbone(Section):
     @field_validator("name")
     @classmethod
     def _known_name(cls, name: str) -> str:
-        if name not in known.backbones():
+        kind, colon, own = name.partition(":")
+        if colon and kind in FOREIGN:
+            if not re.fullmatch(NAME, own):
+                raise broken(f"{kind}:<name> needs a name of letters, digits, _ . or -, got {known.shown(name)}")
+        elif name not in known.backbones():
             raise broken(known.one_of(name, known.backbones()))
         return name
 
@@ -64,13 +69,20 @@ class Backbone(Section):
             if not re.fullmatch(NAME, weights.removeprefix("experiment:")):
                 raise broken(f"experiment:<name> needs the stem of a file, got {known.shown(weights)}")
         elif (name := info.data.get("name")) and weights != "none" and PurePath(weights).suffix not in WEIGHT_FILES:
-            members = known.backbones()[name].weights
-            if weights == "DEFAULT" and not members:
+            published = _published(name)
+            if weights == "DEFAULT" and not published:
                 raise broken(f"{name} has no published weights; use none, a file or experiment:<name>")
-            published = ("DEFAULT", *members) if members else ()
             if weights not in published:
                 raise broken(known.one_of(weights, ["none", *published, "experiment:<name>", "<file.safetensors>"]))
         return weights
+
+
+def _published(name: str) -> tuple[str, ...]:
+    """timm chooses among its pretrained weights by the name itself (`timm:resnet50.a1_in1k`)."""
+    entry = known.backbones().get(name)
+    if entry is None:
+        return ("DEFAULT",) if name.startswith("timm:") else ()
+    return ("DEFAULT", *entry.weights) if entry.weights else ()
 
 
 def _momentum(fields: Mapping[str, Any]) -> float | None:

@@ -1,6 +1,7 @@
 """Where things lie: the working directory, and the generated folder that may be deleted at any time."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,20 +10,24 @@ from fttune.errors import StoreError
 
 @dataclass(frozen=True)
 class Workspace:
-    """`root` holds experiments/, studies/ and data; `mlruns` everything generated. Both are absolute."""
+    """`root` holds experiments/, studies/ and data; `mlruns` everything generated. Both are absolute.
+
+    `plugins` are the Python files that the user named to define backbones of their own; nothing else is ever run.
+    """
 
     root: Path
     mlruns: Path
+    plugins: tuple[Path, ...] = ()
 
     @classmethod
-    def at(cls, root: Path | None = None, mlruns: Path | None = None) -> "Workspace":
+    def at(cls, root: Path | None = None, mlruns: Path | None = None, *, plugins: Iterable[Path] = ()) -> "Workspace":
         """Return the workspace of a directory (default: the current one).
 
-        `mlruns` defaults to `FTTUNE_MLRUNS`, else `<root>/mlruns`.
+        `mlruns` defaults to `FTTUNE_MLRUNS`, else `<root>/mlruns`; relative plugins lie in the current directory.
         """
         root = (root or Path.cwd()).resolve()
         chosen = mlruns or Path(os.environ.get("FTTUNE_MLRUNS") or "mlruns")
-        return cls(root, (root / chosen).resolve())
+        return cls(root, (root / chosen).resolve(), tuple(file.resolve() for file in plugins))
 
     def require_writable(self) -> None:
         """Refuse a generated folder that cannot be made or written, without making it. Raises StoreError."""

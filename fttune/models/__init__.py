@@ -1,8 +1,26 @@
 """Names to backbones: ordered, named stages plus a head, and their weights. The only room that knows architectures."""
 
-from fttune.models.backbone import Backbone, build_backbone
+from fttune.models.architectures import Architecture, architecture_of, find_architecture
+from fttune.models.backbone import Backbone, Outputs, build_backbone
 from fttune.models.checkpoint import load_model
-from fttune.models.families import FAMILIES, Stage
-from fttune.models.weights import Preprocessing, Weights, load_weights
+from fttune.models.cut import Cut, Stage
+from fttune.models.families import FAMILIES
+from fttune.models.preprocessing import Preprocessing
+from fttune.models.weights import Weights, load_weights, weights_of_module
 
-__all__ = ["FAMILIES", "Backbone", "Preprocessing", "Stage", "Weights", "build_backbone", "load_model", "load_weights"]
+__all__ = [
+    "FAMILIES",
+    "Architecture",
+    "Backbone",
+    "Cut",
+    "Outputs",
+    "Preprocessing",
+    "Stage",
+    "Weights",
+    "architecture_of",
+    "build_backbone",
+    "find_architecture",
+    "load_model",
+    "load_weights",
+    "weights_of_module",
+]

@@ -5,15 +5,21 @@ import sys
 
 import torchvision
 
+from fttune.models.architectures import find_architecture
 from fttune.models.families import BY_NAME, OWN_BUILDERS
+from fttune.models.sizes import sizes
 
 
 def known_backbones() -> str:
-    """Return the JSON document: name -> stages from input to output, and the weights that torchvision publishes."""
+    """Return the JSON document: name -> parameters of each stage from the input on, of the whole, and its weights.
+
+    The whole has the original head of 1000 classes, as torchvision builds it (the small net: 10).
+    """
     lines = []
-    for name, family in sorted(BY_NAME.items()):
+    for name in sorted(BY_NAME):
+        stages, total = sizes(find_architecture(name))
         published = [] if name in OWN_BUILDERS else [w.name for w in torchvision.models.get_model_weights(name)]
-        entry = {"stages": [stage.name for stage in family.stages], "weights": published}
+        entry = {"stages": stages, "parameters": total, "weights": published}
         lines.append(f"  {json.dumps(name)}: {json.dumps(entry)}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

@@ -1,27 +1,38 @@
-"""A finished checkpoint back to a model: `best.safetensors` with `best.json` beside it is all that is needed."""
+"""A finished checkpoint back to a model: `best.safetensors` with `best.json` beside it is all that is needed.
 
+A checkpoint of one's own model also needs the plugin file that builds it: it holds tensors, never code.
+"""
+
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import nn
 
-from fttune.errors import WeightsError
+from fttune.errors import BadInput, WeightsError
+from fttune.models.architectures import find_architecture
 from fttune.models.backbone import build_backbone
-from fttune.models.families import BY_NAME
 from fttune.models.files import read_sidecar
+from fttune.models.plugins import PREFIX
 from fttune.models.weights import weights_from_file
 
 
-def load_model(file: Path) -> nn.Module:
+def load_model(file: Path, *, plugins: Iterable[Path] = ()) -> nn.Module:
     """Return the model of a checkpoint in evaluation mode; it maps normalised images (B, 3, H, W) to logits.
 
+    `plugins` are files that define the backbone `plugin:<name>` of such a checkpoint; they are run.
+
     Raises:
-        WeightsError: the checkpoint is damaged, or not one that fttune wrote.
+        WeightsError: the checkpoint is damaged, or not one that fttune wrote, or its backbone is not to be had.
     """
     sidecar = read_sidecar(file)
     if not sidecar:
         raise WeightsError(f"{file}: there is no {file.with_suffix('.json').name} beside it")
-    name = sidecar["experiment"]["backbone"]["name"]
-    if name not in BY_NAME:
-        raise WeightsError(f"{file}: the backbone {name} is not one that this fttune knows; upgrade fttune")
-    backbone = build_backbone(name, weights_from_file(file), classes=tuple(sidecar["classes"]), seed=0)
-    return backbone.module.eval()
+    name, files = sidecar["experiment"]["backbone"]["name"], tuple(plugins)
+    if name.startswith(PREFIX) and not files:
+        raise WeightsError(f"{file}: needs the plugin that builds {name}: load_model(file, plugins=[FILE.py])")
+    try:
+        architecture = find_architecture(name, files)
+    except BadInput as error:
+        raise WeightsError(f"{file}: its backbone {name} cannot be built here ({error})") from error
+    weights = weights_from_file(file, backbone=name)
+    return build_backbone(architecture, weights, classes=tuple(sidecar["classes"]), seed=0).module.eval()

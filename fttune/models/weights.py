@@ -1,37 +1,25 @@
 """Where a backbone's weights come from, and the preprocessing that they were trained with."""
 
+import hashlib
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum
 
 from fttune.config.sections import Backbone as BackboneConfig
 from fttune.errors import WeightsError
+from fttune.models import timm_models
+from fttune.models.architectures import default_preprocessing
+from fttune.models.families import BY_NAME
 from fttune.models.files import DAMAGED, read_sidecar, read_tensors, reason
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What images looked like when the weights were made; sizes in pixels, `mean` and `std` of values in 0..1."""
-
-    resize: int = 256
-    crop: int = 224
-    interpolation: str = "bilinear"
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-
-    def resize_for(self, image_size: int) -> int:
-        """Return the shorter side before a crop to `image_size`, in the weights' own proportion."""
-        return max(image_size, round(image_size * self.resize / self.crop))
+from fttune.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -41,7 +29,7 @@ class Weights:
     state: Mapping[str, Tensor] | None
     identity: str
     classes: tuple[str, ...] | None = None
-    preprocessing: Preprocessing = Preprocessing()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
     source: str | None = None
 
     @property
@@ -57,20 +45,37 @@ def load_weights(backbone: BackboneConfig, *, root: Path, file: Path | None = No
 
     Raises:
         WeightsError: a download failed, or a file is missing, damaged or not a state dict.
+        BadInput: timm is needed and not installed, or does not know the name.
     """
     if file is not None:
-        return weights_from_file(file)
+        return weights_from_file(file, backbone=backbone.name)
     if backbone.weights.startswith("experiment:"):
         raise WeightsError(f"{backbone.weights} has not been resolved to a file; use fttune.fine_tune")
     if backbone.weights == "none":
         return Weights(None, "none")
     if Path(backbone.weights).suffix:
-        return weights_from_file(root / backbone.weights)
+        return weights_from_file(root / backbone.weights, backbone=backbone.name)
+    if backbone.name.startswith(timm_models.PREFIX):
+        name = backbone.name.removeprefix(timm_models.PREFIX)
+        state, identity = timm_models.pretrained(name)
+        return Weights(state, identity, preprocessing=timm_models.preprocessing(name))
     return _from_torchvision(backbone)
 
 
-def weights_from_file(file: Path) -> Weights:
+def weights_of_module(module: nn.Module) -> Weights:
+    """Return the tensors that a module of one's own holds now, copied; their sha256 is their identity."""
+    state = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return Weights(state, f"sha256:{digest.hexdigest()}", source=type(module).__name__)
+
+
+def weights_from_file(file: Path, *, backbone: str) -> Weights:
     """Return the weights of a file; a checkpoint's classes and preprocessing stand in the JSON beside it.
+
+    Without that JSON, the preprocessing is what the published weights of this backbone have in common.
 
     Raises:
         WeightsError: the file is missing, damaged or not a state dict.
@@ -78,7 +83,7 @@ def weights_from_file(file: Path) -> Weights:
     sidecar = read_sidecar(file)
     state, sha256 = read_tensors(file, expected_sha256=sidecar.get("sha256"))
     if not sidecar:
-        return Weights(state, f"sha256:{sha256}", source=str(file))
+        return Weights(state, f"sha256:{sha256}", preprocessing=default_preprocessing(backbone), source=str(file))
     fields = sidecar["preprocessing"]
     mean, std = tuple(fields["mean"]), tuple(fields["std"])
     preprocessing = Preprocessing(fields["resize"], fields["crop"], fields["interpolation"], mean, std)
@@ -97,12 +102,13 @@ def _from_torchvision(backbone: BackboneConfig) -> Weights:
             f"Put the file {Path(enum.url).name} into {folder} (in place of a damaged one), "
             "or set backbone.weights: <file>"
         ) from error
-    transform = enum.transforms()
-    own = Preprocessing(
-        transform.resize_size[0],
-        transform.crop_size[0],
-        transform.interpolation.value,
-        tuple(transform.mean),
-        tuple(transform.std),
-    )
-    return Weights(state, str(enum), tuple(enum.meta["categories"]), own)
+    return Weights(state, str(enum), tuple(enum.meta["categories"]), _published_preprocessing(backbone.name, enum))
+
+
+def _published_preprocessing(name: str, enum: WeightsEnum) -> Preprocessing:
+    """Return the weights' transform, joined with what torchvision's own model would do to its input."""
+    transform, family = enum.transforms(), BY_NAME[name]
+    mean, std = tuple(transform.mean), tuple(transform.std)
+    if family.statistics is not None:
+        mean, std = (family.statistics[0],) * 3, (family.statistics[1],) * 3
+    return Preprocessing(transform.resize_size[0], transform.crop_size[0], transform.interpolation.value, mean, std)

@@ -164,7 +164,7 @@ class MlflowStore:
         try:
             with warnings.catch_warnings(action="ignore"), mlflow.start_run(run_id=self._runs[key]):
                 mlflow.pytorch.log_model(
-                    load_model(event.checkpoint),
+                    load_model(event.checkpoint, plugins=event.plugins),
                     name="model",
                     input_example=example,
                     pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],

@@ -51,10 +51,11 @@ class FileSaved:
 
 @dataclass(frozen=True)
 class ModelSaved:
-    """The checkpoint to keep as a loadable model: its file, and the size of the images it takes, in pixels."""
+    """The checkpoint to keep as a loadable model: its file, the size of its images in pixels, and what defines it."""
 
     checkpoint: Path
     image_size: int
+    plugins: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def prepare_run(experiment: Experiment, inputs: Inputs) -> Run:
     """Build model, policy, optimizer and loss of a recipe on its device; the first phase is in force."""
     device = choose_device(experiment.training)
     backbone = build_backbone(
-        experiment.backbone.name,
+        inputs.architecture or experiment.backbone.name,
         inputs.weights,
         classes=inputs.data.classes,
         seed=experiment.seed,

@@ -1,24 +1,37 @@
 """What a run needs besides its recipe: decoded images and weights. Prepared once, shared by all runs that agree."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fttune.config import Experiment
+from fttune.config.policy import resolve
 from fttune.config.workspace import Workspace
 from fttune.data import Geometry, ImageData, Part, load_data
-from fttune.models import Weights, load_weights
+from fttune.models import (
+    Architecture,
+    Weights,
+    architecture_of,
+    find_architecture,
+    load_weights,
+    weights_of_module,
+)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Images as `data.geometry` cuts them, and the weights whose statistics normalise them."""
+    """Images as `data.geometry` cuts them, and the weights whose statistics normalise them.
+
+    `architecture` is what they belong to; None where the recipe's `backbone.name` says all, without a plugin.
+    """
 
     data: ImageData
     weights: Weights
     geometry: Geometry
+    architecture: Architecture | None = None
 
     def batch(self, part: Part, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return images (B, 3, H, W) uint8 and labels (B,) int64 of some rows, on the device.
@@ -42,13 +55,24 @@ def geometry_of(experiment: Experiment, weights: Weights) -> Geometry:
     return Geometry(data.resize or own.resize_for(data.image_size), data.image_size, own.interpolation)
 
 
-def prepare(experiment: Experiment, workspace: Workspace, *, weights_file: Path | None = None) -> Inputs:
-    """Return the inputs of a recipe; `weights_file` stands in for `experiment:<name>`.
+def prepare(
+    experiment: Experiment, workspace: Workspace, *, weights_file: Path | None = None, module: nn.Module | None = None
+) -> Inputs:
+    """Return the inputs of a recipe; `weights_file` stands in for `experiment:<name>`, `module` for the backbone.
 
     Raises:
+        BadInput: the backbone is not to be had, or its stages do not allow the policy (PolicyRefused).
         WeightsError, DataError: what the recipe names cannot be used.
     """
-    weights = load_weights(experiment.backbone, root=workspace.root, file=weights_file)
+    if module is not None:
+        architecture, weights = architecture_of(module), weights_of_module(module)
+    else:
+        architecture = find_architecture(experiment.backbone.name, workspace.plugins)
+        weights = load_weights(experiment.backbone, root=workspace.root, file=weights_file)
+    # The configuration could not do this for a backbone from timm or of one's own.
+    resolve(experiment.freeze, architecture.stages(), epochs=experiment.training.epochs)
+    if architecture.identity:
+        weights = dataclasses.replace(weights, identity=f"{weights.identity}, {architecture.identity}")
     geometry = geometry_of(experiment, weights)
     data = load_data(experiment.data, geometry, cache=workspace.cache, root=workspace.root)
-    return Inputs(data, weights, geometry)
+    return Inputs(data, weights, geometry, architecture)

@@ -301,8 +301,30 @@ def test_class_names_are_a_list_of_different_names(value, message):
 
 
 def test_a_misspelt_backbone_is_answered_with_the_nearest():
-    assert problems({"backbone.name": "resnt50"})[0].endswith("got 'resnt50'; did you mean 'resnet50'?")
-    assert problems({"backbone.name": "ResNet18"})[0].endswith("got 'ResNet18'; did you mean 'resnet18'?")
+    for wrong, nearest in (("resnt50", "resnet50"), ("ResNet18", "resnet18")):
+        assert problems({"backbone.name": wrong})[0].startswith(
+            f"backbone.name: unknown name {wrong!r}; nearest: {nearest}"
+        )
+
+
+@pytest.mark.parametrize("name", ["timm:resnet50", "timm:vit_tiny_patch16_224.augreg_in21k", "plugin:mynet"])
+def test_backbones_from_timm_and_plugins_are_taken_by_their_form_and_at_any_depth(name):
+    fields = {"backbone.name": name, "backbone.weights": "none", "freeze.unfrozen_stages": 99}
+    assert problems(fields) == []
+
+
+@pytest.mark.parametrize("name", ["timm:", "plugin:../x", "timm:a b", "plugin:a/b"])
+def test_a_name_of_timm_or_a_plugin_must_be_a_name(name):
+    assert problems({"backbone.name": name})[0].startswith(
+        f"backbone.name: {name.partition(':')[0]}:<name> needs a name"
+    )
+
+
+def test_timm_has_default_weights_and_a_plugin_has_none_of_its_own():
+    assert problems({"backbone.name": "timm:resnet50", "backbone.weights": "DEFAULT"}) == []
+    assert "one of none, DEFAULT" in problems({"backbone.name": "timm:resnet50", "backbone.weights": "V1"})[0]
+    rule = "backbone.weights: plugin:x has no published weights; use none, a file or experiment:<name>"
+    assert problems({"backbone.name": "plugin:x", "backbone.weights": "DEFAULT"}) == [rule]
 
 
 @pytest.mark.parametrize("name", known.backbones())
@@ -312,9 +334,10 @@ def test_every_backbone_takes_its_own_weights_and_depths_and_no_more(name):
         assert problems({"backbone.name": name, "backbone.weights": weights}) == []
     deepest = len(backbone.stages)
     assert problems({"backbone.name": name, "freeze.unfrozen_stages": deepest}) == []
-    assert problems({"backbone.name": name, "freeze.unfrozen_stages": deepest + 1})[0].startswith(
-        f"freeze.unfrozen_stages: must be 0..{deepest} (the stages are {', '.join(backbone.stages)}), got {deepest + 1}"
-    )
+    [refusal] = problems({"backbone.name": name, "freeze.unfrozen_stages": deepest + 1})
+    first, last = ", ".join(backbone.stages[:4]), backbone.stages[-1]  # long lists are cut in the middle
+    assert refusal.startswith(f"freeze.unfrozen_stages: must be 0..{deepest} (the stages are {first}")
+    assert refusal.endswith(f"{last}), got {deepest + 1}")
 
 
 @pytest.mark.parametrize("field", ["data", "data.source", "backbone", "backbone.name", "optimizer", "optimizer.lr"])

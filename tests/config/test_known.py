@@ -1,9 +1,11 @@
 import importlib.resources
 import json
+import re
 
 import pytest
 
 from fttune.config import known
+from fttune.config.sections import NAME
 
 
 def test_a_near_name_is_suggested_whatever_its_case():
@@ -38,6 +40,9 @@ def test_every_backbone_has_stages_from_the_stem_on_and_weights_by_their_torchvi
     for entry in backbones.values():
         assert entry.stages[0] == "stem"
         assert len(set(entry.stages)) == len(entry.stages) >= 2
+        assert all(re.fullmatch(NAME, stage) and stage != "head" for stage in entry.stages)
+        assert len(entry.stage_parameters) == len(entry.stages)
+        assert 0 < sum(entry.stage_parameters) < entry.parameters
         assert all(member.isidentifier() and member.isupper() for member in entry.weights)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fttune.config.sections import Backbone
 from fttune.errors import WeightsError
-from fttune.models import Preprocessing, load_model, load_weights
+from fttune.models import Preprocessing, Weights, build_backbone, load_model, load_weights
 from fttune.models.cifar_resnet import CifarResNet8
 from fttune.models.files import write_tensors
 
@@ -195,5 +195,59 @@ def test_a_file_without_its_json_is_no_checkpoint(checkpoint):
 def test_a_checkpoint_of_an_unknown_backbone_is_refused_by_name(tmp_path):
     about = {"experiment": {"backbone": {"name": "vit_z"}}, "classes": ["a"], "preprocessing": PREPROCESSING}
     write_tensors(tmp_path / "best.safetensors", {"a": torch.zeros(1)}, about)
-    with pytest.raises(WeightsError, match="the backbone vit_z is not one that this fttune knows; upgrade fttune"):
+    with pytest.raises(WeightsError, match=r"its backbone vit_z cannot be built here .*unknown name 'vit_z'"):
         load_model(tmp_path / "best.safetensors")
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_the_input_transform_of_torchvisions_pretrained_models_lies_in_the_preprocessing(tmp_path, torch_home, name):
+    enum = torchvision.models.get_model_weights(name)["DEFAULT"]
+    torch.save({"a": torch.zeros(1)}, torch_home / Path(enum.url).name)
+    own = load_weights(Backbone(name=name, weights="DEFAULT"), root=tmp_path).preprocessing
+    torch.save({"a": torch.zeros(1)}, tmp_path / "own.pth")
+    assert load_weights(Backbone(name=name, weights="own.pth"), root=tmp_path).preprocessing.mean == own.mean
+    images = torch.rand(2, 3, 8, 8)
+    transform = enum.transforms()
+    normalised = torchvision.transforms.functional.normalize(images, transform.mean, transform.std)
+    module = torchvision.models.get_model(name, weights=None, init_weights=False, transform_input=True)
+    expected = module._transform_input(normalised)
+    torch.testing.assert_close(torchvision.transforms.functional.normalize(images, own.mean, own.std), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "renames"),
+    [
+        (
+            "densenet121",
+            [(".norm1.", ".norm.1."), (".norm2.", ".norm.2."), (".conv1.", ".conv.1."), (".conv2.", ".conv.2.")],
+        ),
+        ("vit_b_32", [(".mlp.0.", ".mlp.linear_1."), (".mlp.3.", ".mlp.linear_2.")]),
+        ("mnasnet0_5", []),
+    ],
+)
+def test_files_with_the_names_that_torchvision_published_load(name, renames):
+    torch.manual_seed(1)
+    state = torchvision.models.get_model(name, weights=None).state_dict()
+    published = {}
+    for key, tensor in state.items():
+        for new, old in renames:
+            key = key.replace(new, old) if "denselayer" in key or "mlp" in key else key
+        published[key] = tensor
+    assert (published.keys() != state.keys()) == bool(renames)
+    backbone = build_backbone(name, Weights(published, "file.pth"), classes=("a", "b"), seed=0)
+    own = backbone.module.state_dict()
+    assert all(torch.equal(own[key], state[key]) for key in state if not key.startswith(backbone.cut.head_path))
+
+
+def test_a_vit_takes_the_image_size_of_its_weights():
+    state = torchvision.models.vit_b_32(image_size=64).state_dict()
+    backbone = build_backbone("vit_b_32", Weights(state, "file.pth"), classes=("a", "b"), seed=0)
+    assert backbone.module.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+def test_weights_without_auxiliary_heads_fill_all_else():
+    state = torchvision.models.googlenet(weights=None, aux_logits=False, init_weights=False).state_dict()
+    backbone = build_backbone("googlenet", Weights(state, "file.pth"), classes=("a", "b"), seed=0)
+    own = backbone.module.state_dict()
+    assert all(torch.equal(own[key], state[key]) for key in state if not key.startswith("fc."))
+    assert own["aux1.fc2.weight"].shape == (2, 1024)

@@ -119,7 +119,11 @@ def check_recipe(experiment: Experiment, inputs: Inputs, *, monitor: str | None 
     run = prepare_run(experiment, inputs)
     _require_validation(run)
     for phase in run.policy.phases:
-        try_smallest_batch(run, apply_phase(run.parts, run.policy, phase))
+        freezing = apply_phase(run.parts, run.policy, phase)
+        run.backbone.module.train()
+        freezing.train_mode()
+        run.backbone.require_size(experiment.data.image_size)
+        try_smallest_batch(run, freezing)
 
 
 def _monitored(metric: str, inputs: Inputs) -> str | None:

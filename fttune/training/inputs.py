@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from fttune.config import Experiment
-from fttune.config.policy import resolve
+from fttune.config.policy import EVERYTHING, resolve
 from fttune.config.workspace import Workspace
 from fttune.data import Geometry, ImageData, Part, load_data
+from fttune.freezing import trained_names
 from fttune.models import (
     Architecture,
+    Backbone,
     Weights,
     architecture_of,
     find_architecture,
@@ -69,10 +71,23 @@ def prepare(
     else:
         architecture = find_architecture(experiment.backbone.name, workspace.plugins)
         weights = load_weights(experiment.backbone, root=workspace.root, file=weights_file)
-    # The configuration could not do this for a backbone from timm or of one's own.
-    resolve(experiment.freeze, architecture.stages(), epochs=experiment.training.epochs)
+    _check_policy(experiment, architecture)
     if architecture.identity:
         weights = dataclasses.replace(weights, identity=f"{weights.identity}, {architecture.identity}")
     geometry = geometry_of(experiment, weights)
     data = load_data(experiment.data, geometry, cache=workspace.cache, root=workspace.root)
     return Inputs(data, weights, geometry, architecture)
+
+
+def _check_policy(experiment: Experiment, architecture: Architecture) -> None:
+    """Refuse a policy that the stages, or the names of the parameters, do not allow.
+
+    The configuration knows neither for a backbone from timm or of one's own, nor any names of parameters.
+    """
+    policy = resolve(experiment.freeze, architecture.stages(), epochs=experiment.training.epochs)
+    choosing = [phase for phase in policy.phases if phase.only != EVERYTHING]
+    if choosing:
+        module = architecture.sketch()
+        parts = Backbone(architecture.name, module, architecture.cut(module), head_is_new=True).parts()
+        for phase in choosing:
+            trained_names(parts, policy, phase)

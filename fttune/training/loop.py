@@ -12,7 +12,7 @@ from fttune.config.policy import Policy
 from fttune.data import Part, augment
 from fttune.errors import BadInput
 from fttune.freezing import HEAD, Freezing, PartGradient, Parts
-from fttune.models import Backbone
+from fttune.models import Backbone, Outputs
 from fttune.training.device import Device
 from fttune.training.gradients import GradientRecord, trained_parameters
 from fttune.training.inputs import Inputs
@@ -115,8 +115,10 @@ def update(
     images, labels = run.inputs.batch(run.inputs.data.train, rows, run.device.device)
     images = augment(images, data.augment, image_size=data.image_size, generator=draws)
     with run.device.autocast():
-        logits = _forward(run, images)
-        loss: Tensor = run.criterion(logits, labels)
+        outputs = _forward(run, images)
+        loss: Tensor = run.criterion(outputs.logits, labels)
+        for weight, logits in outputs.auxiliary.values():
+            loss = loss + weight * run.criterion(logits, labels)
     if run.policy.l2_sp is not None:
         loss = loss + _distance_penalty(run, regime, run.policy.l2_sp)
     run.optimizer.zero_grad(set_to_none=True)
@@ -125,7 +127,7 @@ def update(
     if (limit := run.experiment.optimizer.clip_grad_norm) is not None:
         nn.utils.clip_grad_norm_(run.backbone.module.parameters(), limit)
     run.optimizer.step()
-    return loss.detach(), (logits.argmax(1) == labels).sum()
+    return loss.detach(), (outputs.logits.argmax(1) == labels).sum()
 
 
 def _distance_penalty(run: Run, regime: Regime, alpha: float) -> Tensor:
@@ -179,9 +181,9 @@ def _evaluate_part(run: Run, part: Part, *, prefix: str) -> dict[str, float]:
         return classification_metrics(torch.cat(logits), torch.cat(labels), prefix=prefix)
 
 
-def _forward(run: Run, images: Tensor) -> Tensor:
+def _forward(run: Run, images: Tensor) -> Outputs:
     try:
-        logits: Tensor = run.backbone.module(_to_model(run, images))
+        return run.backbone.outputs(_to_model(run, images))
     except ValueError as error:
         if len(images) > 1:
             raise
@@ -189,7 +191,6 @@ def _forward(run: Run, images: Tensor) -> Tensor:
             f"training.batch_size is {run.experiment.training.batch_size}, which leaves one image for the last batch "
             f"of an epoch, too few for the norm layers ({error}); choose another"
         ) from error
-    return logits
 
 
 def _to_model(run: Run, images: Tensor) -> Tensor:

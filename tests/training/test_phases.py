@@ -203,3 +203,18 @@ def test_a_gradient_driven_policy_trains_and_repeats_itself(auto, make_inputs, m
     if auto == "autofreeze":
         assert masks == sorted(masks, reverse=True)
         assert masks[0] == 0b11111 > masks[-1]
+
+
+def test_auxiliary_heads_train_with_their_stage_at_their_weight_and_rest_while_it_is_frozen(make_inputs, make_recipe):
+    inputs = make_inputs(train=(0, 1, 2, 0), val=(0, 1), side=32)
+    fields = {
+        "backbone": {"name": "googlenet", "weights": "none"},
+        "data__image_size": 32,
+        "data__resize": 32,
+        "training__epochs": 1,
+        "training__batch_size": 4,
+    }
+    frozen = fine_tune(make_recipe(freeze={"unfrozen_stages": 0}, **fields), inputs)
+    full = fine_tune(make_recipe(freeze={"train": "all"}, **fields), inputs)
+    assert full.step_losses[0] > 1.3 * frozen.step_losses[0], "1 + 0.3 + 0.3 times a loss near log 3"
+    assert frozen.step_losses[0] == pytest.approx(math.log(3), rel=0.2)

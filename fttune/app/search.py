@@ -10,9 +10,9 @@ from fttune.app.provenance import provenance
 from fttune.app.session import Display, Session, delivered_on_interruption, open_session
 from fttune.app.train import prepare_in, result_metrics
 from fttune.config import Experiment, Study
+from fttune.config.distributions import Categorical
 from fttune.config.experiment import flatten
 from fttune.config.fingerprint import Identity, differences, digest, study_identity
-from fttune.config.sections import Categorical
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
 from fttune.searching import Asked, Outcome

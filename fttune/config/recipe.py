@@ -5,14 +5,16 @@ lr it means. Fields that cannot act are left out, defaults filled in.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
+
+from pydantic_core import to_jsonable_python
 
 from fttune.config import known
 from fttune.config.conditions import silenced_by
 from fttune.config.experiment import Experiment, flatten
 from fttune.config.fingerprint import digest
 from fttune.config.policy import Policy, resolve
+from fttune.config.study import Study
 
 _NO_INFLUENCE = ("training.device",)
 
@@ -40,9 +42,19 @@ def recipe_digest(experiment: Experiment) -> str:
     return digest(canonical(experiment))
 
 
+def trial_digest(study: Study, values: Mapping[str, Any]) -> str | None:
+    """Return the digest of the recipe that a trial's values make, None where they make none.
+
+    The study's metric chooses the best epoch, whatever `training.monitor` says.
+    """
+    if study.experiment.refusal(values) is not None:
+        return None
+    return recipe_digest(study.experiment.replace({**values, "training.monitor": study.metric}))
+
+
 def _plain(policy: Policy) -> dict[str, Any]:
     """Return a policy without what cannot act where no stage trains: it would change nothing."""
-    plain = asdict(policy)
+    plain: dict[str, Any] = to_jsonable_python(policy)
     for phase in plain["phases"]:
         if not phase["stages"]:
             phase |= {"only": "", "layer_decay": 1.0, "stage_lr": {}}

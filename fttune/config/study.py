@@ -147,6 +147,10 @@ class Study(Section):
         """Return the values of the fields that a trial's stored `params` stand for."""
         return {name: _decoded(self.space.get(name), value) for name, value in params.items()}
 
+    def recipe(self, params: Mapping[str, Scalar]) -> Experiment:
+        """Return the experiment that a trial's stored `params` make."""
+        return self.experiment.replace(self.values(params))
+
     @cached_property
     def searched(self) -> Space:
         """The space, which knows where each of its parameters acts."""

@@ -34,7 +34,7 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> "Experiment":
-        raise_if_any(experiment_problems(self.model_dump(exclude_unset=True)), type(self))
+        raise_if_any(experiment_problems(self.given()), type(self))
         return self
 
     def replace(self, values: Mapping[str, Any]) -> "Experiment":

@@ -23,7 +23,9 @@ def is_field(model: type[BaseModel], dotted: str) -> bool:
     if dotted in field_names(model):
         return True
     parent, _, key = dotted.rpartition(".")
-    return bool(key) and parent in field_names(model) and _is_mapping(_annotation(model, parent))
+    if not key or parent not in field_names(model):
+        return False
+    return any(get_origin(member) is dict for member in _members(_annotation(model, parent)))
 
 
 def value_at(model: type[BaseModel], tree: Tree, dotted: str) -> Any:
@@ -77,7 +79,7 @@ def _names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         if field.exclude:  # the name of the file
             continue
         section = _section(field.annotation)
-        if section is not _bare(field.annotation):
+        if [section] != _members(field.annotation):
             yield f"{prefix}{name}"
         if section is not None:
             yield from _names(section, f"{prefix}{name}.")
@@ -115,17 +117,14 @@ def _annotation(model: type[BaseModel], dotted: str) -> Any:
 
 def _section(annotation: Any) -> type[BaseModel] | None:
     """Return the section that an annotation is or may be."""
-    bare = _bare(annotation)
-    members = [bare] if get_origin(bare) not in (Union, UnionType) else map(_bare, get_args(bare))
-    return next((m for m in members if isinstance(m, type) and issubclass(m, BaseModel)), None)
+    members = (m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel))
+    return next(members, None)
 
 
-def _is_mapping(annotation: Any) -> bool:
-    bare = _bare(annotation)
-    members = [bare, *map(_bare, get_args(bare))] if get_origin(bare) in (Union, UnionType) else [bare]
-    return any(get_origin(member) is dict for member in members)
-
-
-def _bare(annotation: Any) -> Any:
-    """Return an annotation without its metadata."""
-    return _bare(get_args(annotation)[0]) if get_origin(annotation) is Annotated else annotation
+def _members(annotation: Any) -> list[Any]:
+    """Return the parts of a union, or the annotation itself, without metadata."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [member for part in get_args(annotation) for member in _members(part)]
+    return [annotation]

@@ -63,7 +63,8 @@ def study_problems(
         refused = ((name, _not_searchable(name, type(experiment))) for name in space)
         yield from (Problem(f"space.{name}", reason) for name, reason in refused if reason)
         yield from conditions.values()
-        yield from _space_fits(searched, experiment, broken=space.keys() - searched.distributions.keys())
+        if not conditions:
+            yield from _space_fits(searched, experiment, broken=space.keys() - searched.distributions.keys())
 
 
 def _sampler_fits(space: Distributions, searched: Space | None, sampler: str) -> Iterator[Problem]:
@@ -151,14 +152,17 @@ def _not_in(distribution: Distribution, value: Any) -> str | None:
 
 def _conditions_fit(space: Space) -> Iterator[Problem]:
     """Yield the conditions on what is no field, on themselves, in a circle, or that can never hold."""
-    broken = False
-    for name, distribution in space.distributions.items():
-        for field in distribution.when:
-            if reason := _no_condition(space, name, field):
-                broken = True
-                yield Problem(f"space.{name}.when.{field}", reason)
-    if broken:
+    entries = [(name, field) for name, distribution in space.distributions.items() for field in distribution.when]
+    wrong = [(name, field, reason) for name, field in entries if (reason := _no_condition(space, name, field))]
+    yield from (Problem(f"space.{name}.when.{field}", reason) for name, field, reason in wrong)
+    if wrong:
         return
+    for name, field in entries:
+        parents = [parent for parent in space.related(sources(field)) if parent != name]
+        if back := next((parent for parent in parents if name in space.ancestors(parent)), None):
+            rule = f"leads back: whether {back} acts depends on {name} itself"
+            yield Problem(f"space.{name}.when.{field}", rule)
+            return
     for name, distribution in space.distributions.items():
         never = [
             Problem(f"space.{name}.when.{field}", reason)
@@ -175,9 +179,6 @@ def _no_condition(space: Space, name: str, field: str) -> str | None:
         return f"is not a field of the experiment{known.did_you_mean(field, field_names(space.model))}"
     if touch(name, field):
         return "a condition looks at other fields, not at its own"
-    parents = [parent for parent in space.related(sources(field)) if parent != name]
-    if back := next((parent for parent in parents if name in {parent} | space.ancestors(parent)), None):
-        return f"leads back: whether {back} acts depends on {name} itself"
     return None
 
 

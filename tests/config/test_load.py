@@ -525,3 +525,17 @@ def test_a_study_and_its_experiment_may_share_a_stem(tmp_path):
     with pytest.raises(ConfigError) as refused:
         load(tmp_path / "experiments" / "pets.yaml")
     assert "unique" not in str(refused.value)
+
+
+def test_an_override_replaces_the_alternatives_of_its_field(recipe):
+    assert load_experiment(recipe(), ["optimizer.elr=0.2"]).optimizer.lr is None
+    freeze = load_experiment(recipe({"freeze.unfrozen_stages": 2}), ["freeze.train.first=1"]).freeze
+    assert (freeze.unfrozen_stages, freeze.train.first) == (None, 1)
+    assert refused(load_experiment, recipe(), ["optimizer.elr=0.2", "optimizer.lr=0.1"]) == [
+        "optimizer.lr: cannot stand beside elr (0.2), from which lr is derived; leave one out, got 0.1"
+    ]
+
+
+def test_an_override_sets_a_condition_of_a_space(search):
+    loaded = load_study(search(), ["space.optimizer.lr.when.data.augment=none"])
+    assert loaded.space["optimizer.lr"].when == {"data.augment": "none"}

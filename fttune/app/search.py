@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 CLOSED = "fttune.closed"
 ENVIRONMENT = "fttune.environment"
 COMPARED_RUNS = 5
+MANY_STAGES = 1_000  # of a backbone whose stages are known only once it is built
 
 
 def search(
@@ -88,7 +89,8 @@ def best_experiment(study: Study, stored: "optuna.Study") -> Experiment:
 
 def _deepest(study: Study) -> Experiment:
     """Return the experiment with as many stages unfrozen as any trial may have, which is the hardest to run."""
-    depth, stages = study.space.get(DEPTH), len(backbones()[study.experiment.backbone.name].stages)
+    depth, known = study.space.get(DEPTH), backbones().get(study.experiment.backbone.name)
+    stages = len(known.stages) if known else MANY_STAGES
     depths = [] if depth is None else depth.choices if isinstance(depth, Categorical) else [depth.high]
     fits = [value for value in depths if study.experiment.refusal({DEPTH: value}) is None]
     deepest = max(fits, key=lambda value: resolved_depth(value, stages), default=None)

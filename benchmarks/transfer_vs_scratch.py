@@ -46,7 +46,7 @@ def main() -> None:
     for heading in ("recipe", "unfrozen stages", "lr", "mean", "min .. max"):
         table.add_column(heading)
     rows = (
-        ("best trial (pretrained on 0-4)", winner.freeze.unfrozen_stages, winner.optimizer.lr, transfer),
+        ("best trial (pretrained on 0-4)", winner.freeze.unfrozen_stages, winner.optimizer.learning_rate, transfer),
         ("from scratch, best of four lr", "all", scratch_lr, baseline),
     )
     for name, depth, lr, values in rows:

@@ -237,16 +237,17 @@ def _print_study(study: "Study", stored: "optuna.Study", as_json: bool) -> None:
 
     from fttune.app.results import rows_of
     from fttune.app.search import comparison_path
-    from fttune.report import as_records, as_text, table
+    from fttune.report import as_records, as_text, distinct_recipes, summary, table
 
     rows = rows_of(stored)
     states = Counter(row.state for row in rows)
     path = comparison_path(stored)
     if as_json:
-        found = {"study": stored.study_name, "metric": study.metric, "states": states, "compare": path}
+        counts = {"states": states, "distinct_recipes": distinct_recipes(rows)}
+        found = {"study": stored.study_name, "metric": study.metric, **counts, "compare": path}
         typer.echo(json.dumps({**found, "trials": as_records(table(rows))}))
         return
-    typer.echo(f"study {stored.study_name}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
+    typer.echo(f"study {stored.study_name}: {summary(rows)}")
     complete = [row for row in rows if row.state == "complete"]
     if not complete:
         typer.echo("no trial is complete; the lines above and the tag fttune.cause in MLflow say why")

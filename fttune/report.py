@@ -1,5 +1,6 @@
 """What a search found, as a table: rows to pandas to text and JSON. Knows neither Optuna nor MLflow."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ import pandas as pd
 class TrialRow:
     """One trial: its number, state, value, the values of the space, and what it cost.
 
-    `state` is complete, pruned, diverged, failed or running; `seconds` is wall time.
+    `state` is complete, pruned, diverged, failed or running; `seconds` is wall time; `reused_from` is the number of the
+    trial with the same recipe whose value this one took over.
     """
 
     number: int
@@ -21,12 +23,27 @@ class TrialRow:
     best_epoch: int | None
     trainable_parameters: int | None
     seconds: float | None
+    reused_from: int | None = None
+
+
+def summary(rows: Sequence[TrialRow]) -> str:
+    """Return how many trials there are in each state, such as `24 complete (21 distinct recipes), 2 pruned`."""
+    states = Counter(row.state for row in rows)
+    distinct = distinct_recipes(rows)
+    recipes = {"complete": f" ({distinct} distinct recipes)"} if distinct < states["complete"] else {}
+    return ", ".join(f"{count} {state}{recipes.get(state, '')}" for state, count in states.items() if count)
+
+
+def distinct_recipes(rows: Sequence[TrialRow]) -> int:
+    """Return how many different recipes the complete trials trained."""
+    return sum(row.state == "complete" and row.reused_from is None for row in rows)
 
 
 def table(rows: Sequence[TrialRow]) -> pd.DataFrame:
     """Return one line per trial in the order of `rows`, the values of the space as columns."""
     fixed = ("number", "state", "value")
-    measured = ("best_epoch", "trainable_parameters", "seconds")
+    measured = ["best_epoch", "trainable_parameters", "seconds"]
+    measured += ["reused_from"] if any(row.reused_from is not None for row in rows) else []
     records = [
         {name: getattr(row, name) for name in fixed}
         | dict(row.params)
@@ -34,7 +51,7 @@ def table(rows: Sequence[TrialRow]) -> pd.DataFrame:
         for row in rows
     ]
     frame = pd.DataFrame.from_records(records)
-    whole = {name: "Int64" for name in ("best_epoch", "trainable_parameters") if name in frame}
+    whole = {name: "Int64" for name in ("best_epoch", "trainable_parameters", "reused_from") if name in frame}
     return frame.astype(whole)
 
 

@@ -24,8 +24,8 @@ def yaml_blocks() -> list[tuple[str, str]]:
     return found
 
 
-def test_the_docs_hold_six_examples() -> None:
-    assert len(yaml_blocks()) == 6
+def test_the_docs_hold_seven_examples() -> None:
+    assert len(yaml_blocks()) == 7
 
 
 @pytest.mark.parametrize(("name", "block"), yaml_blocks())

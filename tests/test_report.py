@@ -1,7 +1,7 @@
 import json
 import math
 
-from fttune.report import TrialRow, as_records, as_text, table
+from fttune.report import TrialRow, as_records, as_text, distinct_recipes, summary, table
 
 ROWS = [
     TrialRow(3, "complete", 0.9, {"optimizer.lr": 0.00012344, "freeze.unfrozen_stages": 2}, 4, 1000, 1.5),
@@ -41,3 +41,12 @@ def test_records_are_json_with_null_for_what_is_missing() -> None:
 
 def test_a_study_without_trials_is_an_empty_table() -> None:
     assert as_records(table([])) == []
+
+
+def test_reused_trials_are_counted_apart_and_named() -> None:
+    reused = TrialRow(5, "complete", 0.9, {"optimizer.lr": 0.3}, 4, 1000, 0.0, reused_from=3)
+    assert summary([*ROWS, reused]) == "2 complete (1 distinct recipes), 1 pruned, 1 running"
+    assert summary(ROWS) == "1 complete, 1 pruned, 1 running"
+    assert distinct_recipes([*ROWS, reused]) == 1
+    assert [record["reused_from"] for record in as_records(table([*ROWS, reused]))] == [None, None, None, 3]
+    assert "reused_from" not in table(ROWS)

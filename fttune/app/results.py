@@ -27,4 +27,5 @@ def _row(trial: "optuna.trial.FrozenTrial") -> TrialRow:
         best_epoch=facts.best_epoch if facts else None,
         trainable_parameters=facts.trainable_parameters if facts else None,
         seconds=facts.seconds if facts else None,
+        reused_from=facts.reused_from if facts else None,
     )

@@ -1,7 +1,6 @@
 """A study from its file to its winner: the only place where Optuna's trials and MLflow's runs meet."""
 
 import json
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,9 +9,11 @@ from fttune.app.provenance import provenance
 from fttune.app.session import Display, Session, delivered_on_interruption, open_session
 from fttune.app.train import prepare_in, result_metrics
 from fttune.config import Experiment, Study
+from fttune.config.depth import DEPTH, resolved_depth
+from fttune.config.distributions import Categorical
 from fttune.config.experiment import flatten
 from fttune.config.fingerprint import Identity, differences, digest, study_identity
-from fttune.config.sections import Categorical
+from fttune.config.known import backbones
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
 from fttune.searching import Asked, Outcome
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
     import optuna
 
 CLOSED = "fttune.closed"
-DEPTH = "freeze.unfrozen_stages"
 ENVIRONMENT = "fttune.environment"
 COMPARED_RUNS = 5
+MANY_STAGES = 1_000  # of a backbone whose stages are known only once it is built
 
 
 def search(
@@ -83,18 +84,17 @@ def best_experiment(study: Study, stored: "optuna.Study") -> Experiment:
     best = searching.ranked(stored)
     if not best:
         raise BadInput(f"study {stored.study_name} has no complete trial yet")
-    return study.experiment.replace({**best[0].params, "training.monitor": study.metric})
+    return study.recipe(best[0].params).replace({"training.monitor": study.metric})
 
 
 def _deepest(study: Study) -> Experiment:
     """Return the experiment with as many stages unfrozen as any trial may have, which is the hardest to run."""
-    depth = study.space.get(DEPTH)
-    deepest = [] if depth is None else depth.choices if isinstance(depth, Categorical) else [depth.high]
-    return study.experiment.replace({DEPTH: max(deepest, key=_depth_order)}) if deepest else study.experiment
-
-
-def _depth_order(depth: object) -> float:
-    return float(depth) if isinstance(depth, int) else math.inf  # "all"
+    depth, known = study.space.get(DEPTH), backbones().get(study.experiment.backbone.name)
+    stages = len(known.stages) if known else MANY_STAGES
+    depths = [] if depth is None else depth.choices if isinstance(depth, Categorical) else [depth.high]
+    fits = [value for value in depths if study.experiment.refusal({DEPTH: value}) is None]
+    deepest = max(fits, key=lambda value: resolved_depth(value, stages), default=None)
+    return study.experiment if deepest is None else study.experiment.replace({DEPTH: deepest})
 
 
 def _is_closed(study: Study, stored: "optuna.Study") -> bool:
@@ -132,7 +132,7 @@ class _Search:
             self.session.log.append(parent, RunOpened(parent, name, params=_about(self.study), tags=tags, reopen=True))
             self._compare_environment()
             self._report_progress()
-            searching.search(self.study, self.stored, self._trial, abandon=self._abandon)
+            searching.search(self.study, self.stored, self._trial, abandon=self._abandon, reuse=self._reuse)
             best = searching.ranked(self.stored)
             closed = self._crown(best[0]) if best else RunClosed("complete")
         except (Interrupted, KeyboardInterrupt):
@@ -161,7 +161,7 @@ class _Search:
         run = f"{self.stored.study_name}/{asked.number}"
         values = dict(asked.values)
         if (refusal := self.study.experiment.refusal(values)) is not None:
-            self._open(run, asked, values)
+            self._open(run, asked, flatten(values))
             closed = RunClosed("failed", {"fttune.cause": refusal})
             outcome = Outcome("failed", cause=refusal)
         else:
@@ -213,9 +213,20 @@ class _Search:
     def _abandon(self, asked: Asked, cause: str) -> None:
         """Close the run of a trial that was asked and will not run."""
         run = f"{self.stored.study_name}/{asked.number}"
-        self._open(run, asked, dict(asked.values))
+        self._open(run, asked, flatten(asked.values))
         self.session.log.append(run, RunClosed("failed", {"fttune.cause": cause}))
         self.session.deliver(run)
+
+    def _reuse(self, asked: Asked, outcome: Outcome, twin: int) -> None:
+        """Log a trial that took over the value of another with the same recipe."""
+        run = f"{self.stored.study_name}/{asked.number}"
+        self._open(run, asked, self.study.experiment.replace(asked.values).params())
+        known = {"value": outcome.value, "best_epoch": outcome.best_epoch}
+        known |= {"trainable_parameters": outcome.trainable_parameters}
+        metrics = {name: float(value) for name, value in known.items() if value is not None}
+        self.session.log.append(run, RunClosed("complete", {"fttune.reused_from": str(twin)}, metrics))
+        self.session.deliver(run)
+        self._report_progress(outcome)
 
     def _prune(self, asked: Asked, experiment: Experiment, ended: EpochEnded) -> bool:
         """Report the epoch; the last one ends the trial anyway, as complete."""
@@ -238,7 +249,7 @@ class _Search:
 
     def _crown(self, best: "optuna.trial.FrozenTrial") -> RunClosed:
         """Log the best trial's model on the parent run."""
-        parent, experiment = self.stored.study_name, self.study.experiment.replace(best.params)
+        parent, experiment = self.stored.study_name, self.study.recipe(best.params)
         run = {"fttune.run": f"{parent}/{best.number}", STUDY_ID: self._id}
         checkpoint = self.session.uploader.ask(lambda store: store.find_checkpoint(experiment.name, run))
         if checkpoint is None:
@@ -266,7 +277,7 @@ def _outcome(result: FineTuneResult) -> Outcome:
 def _about(study: Study) -> dict[str, object]:
     """Return the parent run's params, which MLflow never lets change: how it searches, and from which recipe."""
     own = study.model_dump(include={"metric", "direction", "batch", "sampler", "pruner"})
-    space = {f"space.{name}": d.model_dump_json(exclude_none=True) for name, d in study.space.items()}
+    space = {f"space.{name}": d.model_dump_json(exclude_defaults=True) for name, d in study.space.items()}
     return {**flatten(own), **space, **study.experiment.params()}
 
 

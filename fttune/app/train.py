@@ -127,14 +127,14 @@ def result_metrics(experiment: Experiment, result: FineTuneResult) -> dict[str, 
 
     `elr` is the effective lr, lr / (1 - momentum) (Li et al., ICLR 2020, arXiv 2002.11770).
     """
-    optimizer = experiment.optimizer
+    optimizer, lr = experiment.optimizer, experiment.optimizer.learning_rate
     metrics = {
         "best_epoch": float(result.best_epoch),
         "trainable_parameters": float(result.trainable_parameters),
         "trainable_fraction": result.trainable_parameters / result.parameters,
-        "log10_lr": math.log10(optimizer.lr),
-        "elr": optimizer.lr / (1 - (optimizer.momentum or 0.0)),
-        "weight_decay_over_lr": optimizer.weight_decay / optimizer.lr,
+        "log10_lr": math.log10(lr),
+        "elr": optimizer.elr or lr / (1 - (optimizer.momentum or 0.0)),
+        "weight_decay_over_lr": optimizer.weight_decay / lr,
         "mean_step_seconds": sum(ended.metrics["step_seconds"] for ended in result.epochs) / len(result.epochs),
     }
     return {"value": result.value, **metrics} if result.value is not None and result.state == "complete" else metrics

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from fttune.config.conditions import merged
 from fttune.config.data import Data
 from fttune.config.freeze import Freeze
 from fttune.config.problems import problems_of, raise_if_any
@@ -33,25 +34,23 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> "Experiment":
-        raise_if_any(experiment_problems(self.model_dump(exclude_unset=True)), type(self))
+        raise_if_any(experiment_problems(self.given()), type(self))
         return self
 
     def replace(self, values: Mapping[str, Any]) -> "Experiment":
         """Return this experiment with other values at dotted fields, such as `{"optimizer.lr": 0.1}`.
 
+        A value of this experiment goes where one of `values` is its alternative (`optimizer.elr`), or where it
+        cannot act beside them (momentum under adamw).
+
         Raises:
             pydantic.ValidationError: a value or a combination that the recipe does not allow.
         """
-        fields = {"name": self.name, **self.model_dump(exclude_unset=True)}
-        for dotted, value in values.items():
-            *sections, leaf = dotted.split(".")
-            place = fields
-            for section in sections:
-                if not isinstance(place.get(section), dict):
-                    place[section] = {}
-                place = place[section]
-            place[leaf] = value
-        return Experiment.model_validate(fields)
+        return Experiment.model_validate({"name": self.name, **merged(type(self), self.given(), values)})
+
+    def given(self) -> dict[str, Any]:
+        """Return what was given, nested as in the file: no defaults."""
+        return self.model_dump(exclude_unset=True)
 
     def problems(self, values: Mapping[str, Any]) -> list[Problem]:
         """Return why `replace(values)` is no recipe; nothing when it is one."""
@@ -66,8 +65,9 @@ class Experiment(Section):
         return next((f"{problem.field}: {problem.message}" for problem in self.problems(values)), None)
 
     def params(self) -> dict[str, Any]:
-        """Return every field, defaults filled in, by its dotted path."""
-        return flatten(self.model_dump())
+        """Return every field that says something, defaults filled in, by its dotted path; `optimizer.lr` always."""
+        fields = {name: value for name, value in flatten(self.model_dump()).items() if value is not None}
+        return {**fields, "optimizer.lr": self.optimizer.learning_rate}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

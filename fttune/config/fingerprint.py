@@ -20,7 +20,8 @@ _NO_INFLUENCE = ("training.device",)
 def experiment_identity(experiment: Experiment, *, data: str, weights: str) -> Identity:
     """Return the identity of a recipe; `data` is the data's fingerprint, `weights` a name or `sha256:...`."""
     params = flatten(experiment.model_dump(exclude={"data": {"also_evaluate"}}))
-    fields = {k: v for k, v in params.items() if k not in (*_BY_CONTENT, *_NO_INFLUENCE)}
+    # Without fields that say nothing: an optional field that a later version brings changes no identity.
+    fields = {k: v for k, v in params.items() if v is not None and k not in (*_BY_CONTENT, *_NO_INFLUENCE)}
     if experiment.data.shift == "none":
         del fields["data.shift"]  # so identities from before there were shifts still hold
     return _plain({**fields, "data.content": data, "backbone.weights": weights})

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from fttune.config import known
+from fttune.config.depth import is_depth
 from fttune.config.presets import PRESETS, PRESETS_WITH_K
 from fttune.config.sections import Section, broken
 
@@ -19,12 +20,13 @@ SELECTORS = ("unfrozen_stages", "train", "phases", "auto", "preset")
 
 
 def _depth(value: object) -> object:
-    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
-        return value
-    raise broken(f"must be a whole number >= 0 or all, got {known.shown(value)}")
+    if not is_depth(value):
+        rule = "must be a whole number >= 0, a share of the stages in 0.0..1.0, or all"
+        raise broken(f"{rule}, got {known.shown(value)}")
+    return value
 
 
-Depth = Annotated[int | Literal["all"], BeforeValidator(_depth)]
+Depth = Annotated[int | float | Literal["all"], BeforeValidator(_depth)]
 Rate = Annotated[float, Field(gt=0)]
 StageRates = Annotated[dict[str, Rate], Field(min_length=1)]
 

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from fttune.config.sections import Categorical, Distribution, Float, Int, Scalar, exact
+from fttune.config.distributions import Categorical, Distribution, Float, Int, Scalar
+from fttune.config.sections import exact
 
 
 def grid_values(distribution: Distribution) -> list[Scalar]:
@@ -51,3 +52,15 @@ def _even(distribution: Float | Int, points: int) -> list[float]:
             value = (1 - share) * low + share * high
         inner.append(min(max(float(f"{value:.12g}"), low), high))  # 0.001, not 0.0010000000000000002
     return [low, *inner, high][:points] if low < high else [low]
+
+
+def snapped(distribution: Float | Int, value: float) -> list[float]:
+    """Return the members of a range next to `value`: itself, or those below and above it that are within the range."""
+    low, high = exact(distribution.low), exact(distribution.high)
+    step = exact(distribution.step or 1) if isinstance(distribution, Int) or distribution.step else None
+    if step is None:
+        return [float(value)] if low <= exact(value) <= high else []
+    below = low + (exact(value) - low) // step * step
+    sides = {below, below if below == exact(value) else below + step}
+    kind = int if isinstance(distribution, Int) else float
+    return [kind(side) for side in sorted(sides) if low <= side <= high]

@@ -8,13 +8,16 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from fttune.config.conditions import drop_alternatives
+from fttune.config.distributions import Distribution
 from fttune.config.experiment import Experiment
 from fttune.config.known import did_you_mean, shown
 from fttune.config.problems import problems_of
-from fttune.config.rules import experiment_problems, study_problems
-from fttune.config.sections import NAME, Distribution
+from fttune.config.rules import experiment_problems
+from fttune.config.sections import NAME
 from fttune.config.strict_yaml import parse_yaml, read_yaml
 from fttune.config.study import Sampler, Study
+from fttune.config.study_rules import study_problems
 from fttune.errors import ConfigError, Problem
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -101,6 +104,8 @@ def _mapping(path: Path, overrides: Iterable[Override] = ()) -> dict[str, Any]:
     if not isinstance(raw, dict):
         rule = "is empty" if raw is None else f"must be a mapping of fields, got {shown(raw)}"
         raise ConfigError(str(path), [Problem("", rule)])
+    overrides = list(overrides)
+    drop_alternatives(raw, [dotted for dotted, _ in overrides])
     for dotted, value in overrides:
         _set(raw, dotted, value)
     return raw
@@ -120,6 +125,9 @@ def _keys(raw: Mapping[str, Any], dotted: str, value: Any) -> list[str]:
     section, _, rest = dotted.partition(".")
     if section != "space" or "." not in rest:
         return dotted.split(".")
+    if ".when." in rest:
+        name, _, condition = rest.partition(".when.")
+        return [section, name, "when", condition]
     space = raw.get("space")
     if isinstance(value, dict) or (isinstance(space, dict) and rest in space):
         return [section, rest]

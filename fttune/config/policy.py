@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fttune.config import known
+from fttune.config.depth import resolved_depth
 from fttune.config.freeze import Freeze, Head, Lora, Phase, Plateau, Selection
 from fttune.config.presets import PRESETS, Room
 from fttune.errors import PolicyRefused
@@ -104,7 +105,7 @@ def _plan(of: Freeze | Phase, stages: Sequence[str], prefix: str = "freeze.") ->
     if isinstance(of, Freeze) and of.auto is not None:
         return PhasePlan(tuple(stages), **_shape(of))
     if of.unfrozen_stages is not None:
-        depth = len(stages) if of.unfrozen_stages == "all" else of.unfrozen_stages
+        depth = resolved_depth(of.unfrozen_stages, len(stages))
         return PhasePlan(_last(depth, stages, f"{prefix}unfrozen_stages"), **_shape(of))
     train = of.train
     if isinstance(train, Selection):

@@ -1,4 +1,4 @@
-"""The sections of an experiment and the distributions of a study, each immutable and validated by itself.
+"""The sections of an experiment, each immutable and validated by itself.
 
 Ranges stand at the fields. A rule between fields of one section is a validator of the later one and reads the earlier
 ones from `info.data`, which holds only what is valid: so a file shows its ranges and its contradictions together.
@@ -40,6 +40,11 @@ class Section(BaseModel):
 def broken(message: str) -> PydanticCustomError:
     """Return the error of a broken rule; `message` is whole: rule, value, remedy."""
     return PydanticCustomError("rule", "{message}", {"message": message})
+
+
+def exact(number: float) -> Fraction:
+    """Return the number that was written: 1/10 for 0.1, not the binary fraction next to it."""
+    return Fraction(str(number))
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -90,14 +95,44 @@ def _momentum(fields: Mapping[str, Any]) -> float | None:
 
 
 class Optimizer(Section):
-    """SGD or AdamW. `momentum` and `nesterov` belong to SGD; its momentum is 0.9 unless given."""
+    """SGD or AdamW. `momentum` and `nesterov` belong to SGD; its momentum is 0.9 unless given.
+
+    `elr`, in place of `lr`, is the effective learning rate lr / (1 - momentum) of SGD (Li et al., ICLR 2020,
+    arXiv 2002.11770).
+    """
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(gt=0)
+    elr: Annotated[float, Field(gt=0)] | None = None
+    lr: Annotated[float, Field(gt=0)] | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(default_factory=_momentum)
     nesterov: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
     clip_grad_norm: float | None = Field(default=None, gt=0)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate that steps are taken with: `lr`, or that of `elr` and momentum."""
+        if self.lr is not None:
+            return self.lr
+        assert self.elr is not None, "exactly one of lr and elr is given"
+        return float(exact(self.elr) * (1 - exact(self.momentum or 0)))
+
+    @field_validator("elr")
+    @classmethod
+    def _elr_of_sgd(cls, elr: float | None, info: ValidationInfo) -> float | None:
+        if elr is not None and info.data.get("name") == "adamw":
+            raise broken(f"belongs to sgd, but the optimizer is adamw, got {elr:g}; give lr")
+        return elr
+
+    @field_validator("lr")
+    @classmethod
+    def _lr_or_elr(cls, lr: float | None, info: ValidationInfo) -> float | None:
+        elr = info.data.get("elr")
+        if lr is None and elr is None and "elr" in info.data:
+            raise broken("required field is missing")
+        if lr is not None and elr is not None:
+            raise broken(f"cannot stand beside elr ({elr:g}), from which lr is derived; leave one out, got {lr:g}")
+        return lr
 
     @field_validator("momentum")
     @classmethod
@@ -195,90 +230,3 @@ def val_metric(name: str) -> str:
     if name not in VAL_METRICS:
         raise broken(known.one_of(name, VAL_METRICS))
     return name
-
-
-Scalar = str | int | float | bool
-
-
-def exact(number: float) -> Fraction:
-    """Return the number that was written: 1/10 for 0.1, not the binary fraction next to it."""
-    return Fraction(str(number))
-
-
-class _Range(Section):
-    """The rules of a range of numbers."""
-
-    log: bool = False
-
-    @field_validator("low", check_fields=False)
-    @classmethod
-    def _positive_on_log_scale(cls, low: float, info: ValidationInfo) -> float:
-        if info.data.get("log") and low <= 0:
-            raise broken(f"must be > 0 on a log scale, got {low}")
-        return low
-
-    @field_validator("high", check_fields=False)
-    @classmethod
-    def _not_below_low(cls, high: float, info: ValidationInfo) -> float:
-        if high < info.data.get("low", high):
-            raise broken(f"must be >= low ({info.data['low']}), got {high}")
-        return high
-
-    @field_validator("step", check_fields=False)
-    @classmethod
-    def _ends_at_high(cls, step: float | None, info: ValidationInfo) -> float | None:
-        log, low, high = (info.data.get(name) for name in ("log", "low", "high"))
-        if step is not None and log:
-            raise broken(f"cannot be combined with log: true, got {step}")
-        if step is not None and low is not None and high is not None and (exact(high) - exact(low)) % exact(step):
-            raise broken(f"must lead from low ({low}) to high ({high}) in whole steps, got {step}")
-        return step
-
-    @field_validator("points", check_fields=False)
-    @classmethod
-    def _points_or_step(cls, points: int | None, info: ValidationInfo) -> int | None:
-        if points is not None and info.data.get("step") is not None:
-            raise broken(f"cannot be combined with step ({info.data['step']}), got {points}")
-        return points
-
-
-class Float(_Range):
-    """A real number between `low` and `high`, both included."""
-
-    type: Literal["float"]
-    low: float
-    high: float
-    step: Annotated[float, Field(gt=0)] | None = None
-    points: Annotated[int, Field(ge=1)] | None = None
-
-
-class Int(_Range):
-    """A whole number between `low` and `high`, both included."""
-
-    type: Literal["int"]
-    low: int
-    high: int
-    step: Annotated[int, Field(ge=1)] | None = None
-    points: Annotated[int, Field(ge=1)] | None = None
-
-
-class Categorical(Section):
-    """One of several values."""
-
-    type: Literal["categorical"]
-    choices: Annotated[tuple[Scalar, ...], Field(strict=False)]
-
-    @field_validator("choices")
-    @classmethod
-    def _each_once(cls, choices: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
-        if not choices:  # pydantic's min_length counts only the valid ones
-            raise broken("must not be empty, got []")
-        seen: set[Scalar] = set()
-        for choice in choices:
-            if choice in seen:  # so are 1 and 1.0, and 1 and true
-                raise broken(f"{known.shown(choice)} equals an earlier choice")
-            seen.add(choice)
-        return choices
-
-
-Distribution = Annotated[Float | Int | Categorical, Field(discriminator="type")]

@@ -3,27 +3,19 @@
 `Study.sample(trial)` is the whole meeting point: it asks a trial for values and returns an experiment.
 """
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
+from fttune.config.distributions import Categorical, Choice, Distribution, Float, Int, Scalar, encoded
 from fttune.config.experiment import Experiment
-from fttune.config.grid import grid_values
 from fttune.config.known import shown
 from fttune.config.problems import raise_if_any
-from fttune.config.rules import study_problems
-from fttune.config.sections import (
-    NAME,
-    VAL_METRICS,
-    Distribution,
-    Float,
-    Int,
-    Scalar,
-    Section,
-    Seed,
-    broken,
-    val_metric,
-)
+from fttune.config.sections import NAME, VAL_METRICS, Section, Seed, broken, val_metric
+from fttune.config.space import Space
+from fttune.config.study_rules import study_problems
 
 
 class Trial(Protocol):
@@ -97,7 +89,7 @@ class Tracking(Section):
     uri: Url | None = None
 
 
-Baseline = Annotated[dict[str, Scalar], Field(min_length=1)]
+Baseline = Annotated[dict[str, Choice], Field(min_length=1)]
 
 
 class Study(Section):
@@ -143,39 +135,57 @@ class Study(Section):
         raise_if_any(problems, type(self))
         return self
 
-    def suggest(self, trial: Trial) -> dict[str, Scalar]:
-        """Return a value for each field of the space, asked of `trial`."""
-        return {name: _suggest(trial, name, distribution) for name, distribution in self.space.items()}
+    def suggest(self, trial: Trial) -> dict[str, Any]:
+        """Return a value for each field of the space that acts, asked of `trial`; parents before children."""
+        return self.searched.draw(lambda name, distribution: _suggest(trial, name, distribution))
 
     def sample(self, trial: Trial) -> Experiment:
         """Return the experiment with the fields of the space filled in by `trial`."""
         return self.experiment.replace(self.suggest(trial))
 
+    def values(self, params: Mapping[str, Scalar]) -> dict[str, Any]:
+        """Return the values of the fields that a trial's stored `params` stand for."""
+        return {name: _decoded(self.space.get(name), value) for name, value in params.items()}
+
+    def recipe(self, params: Mapping[str, Scalar]) -> Experiment:
+        """Return the experiment that a trial's stored `params` make."""
+        return self.experiment.replace(self.values(params))
+
+    @cached_property
+    def searched(self) -> Space:
+        """The space, which knows where each of its parameters acts."""
+        return Space(self.space, type(self.experiment), self.experiment.given())
+
     def better(self, a: float, b: float) -> bool:
         """Return whether value `a` is strictly better than `b` in the study's direction."""
         return a > b if self.direction == "maximize" else a < b
 
-    def grid(self) -> list[dict[str, Scalar]]:
+    def grid(self) -> list[dict[str, Any]]:
         """Return every point of a grid study, the last parameter of the space varying fastest."""
-        points: list[dict[str, Scalar]] = [{}]
-        for name, distribution in self.space.items():
-            points = [{**point, name: value} for point in points for value in grid_values(distribution)]
-        return points
+        return list(self.searched.grid())
+
+    @cached_property
+    def grid_params(self) -> list[dict[str, Scalar]]:
+        """The baselines and then every point of a grid study, each once, as Optuna stores them."""
+        points = ({n: encoded(value) for n, value in point.items()} for point in (*self.baselines, *self.grid()))
+        return list({frozenset(params.items()): params for params in points}.values())
 
     @property
     def total_trials(self) -> int:
         """The trials that end the search: `n_trials`, for a grid at most its size."""
         if self.sampler.type != "grid":
             return self.budget.n_trials
-        points = {frozenset(point.items()) for point in (*self.grid(), *self.baselines)}
-        return min(self.budget.n_trials, len(points))
+        return min(self.budget.n_trials, len(self.grid_params))
 
 
-def _suggest(trial: Trial, name: str, distribution: Distribution) -> Scalar:
+def _suggest(trial: Trial, name: str, distribution: Distribution) -> Any:
     d = distribution
     if isinstance(d, Float):
         return trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
     if isinstance(d, Int):
         return trial.suggest_int(name, d.low, d.high, step=d.step or 1, log=d.log)
-    choice: Scalar = trial.suggest_categorical(name, d.choices)
-    return choice
+    return d.decoded(trial.suggest_categorical(name, tuple(encoded(choice) for choice in d.choices)))
+
+
+def _decoded(distribution: Distribution | None, value: Scalar) -> Any:
+    return distribution.decoded(value) if isinstance(distribution, Categorical) else value

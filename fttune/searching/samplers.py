@@ -11,20 +11,22 @@ from fttune.config import Study
 from fttune.config import study as config
 
 
-def sampler_for(study: Study, number: int) -> BaseSampler:
+def sampler_for(study: Study, number: int, *, at_random: bool = False) -> BaseSampler:
     """Return the sampler that proposes trial `number`.
 
     A new one for each trial, seeded by (study seed, number): the proposal is then a function of the history alone,
     and a resumed study proposes what an uninterrupted one would have. A grid's points are enqueued, not sampled;
-    only what a baseline leaves open is drawn at random there.
+    only what a baseline leaves open is drawn at random there. `at_random` draws without looking at the history.
     """
     seed = int(np.random.SeedSequence([study.sampler.seed, number]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if study.sampler.type == "tpe":
-            return TPESampler(seed=seed)
+        if at_random:
+            return RandomSampler(seed=seed)
+        if study.sampler.type == "tpe":  # groups keep parameters that do not always act in the joint space
+            return TPESampler(seed=seed, group=study.searched.is_conditional)
         if study.sampler.type == "gp":
-            return GPSampler(seed=seed)
+            return GPSampler(seed=seed, warn_independent_sampling=False)
         if study.sampler.type == "cmaes":
             return CmaEsSampler(seed=seed, warn_independent_sampling=False)
         return RandomSampler(seed=seed)

@@ -4,18 +4,22 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from fttune.config import Study
+from fttune.config.distributions import Scalar, encoded
+from fttune.config.recipe import trial_digest
 from fttune.errors import TooManyFailures
 from fttune.searching.samplers import sampler_for
-from fttune.searching.store import FACTS, TrialFacts, counted, facts_of
+from fttune.searching.store import COUNTED, FACTS, TrialFacts, counted, facts_of
 
 PRUNED_AT = "fttune.pruned_at"
+RECIPE = "fttune.recipe"
+MAX_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Outcome:
 
 
 Abandon = Callable[[Asked, str], None]
+Reuse = Callable[[Asked, Outcome, int], None]
 
 
 class Objective(Protocol):
@@ -53,33 +58,43 @@ class Objective(Protocol):
     def __call__(self, asked: Asked) -> Outcome: ...
 
 
-def search(study: Study, stored: optuna.Study, objective: Objective, *, abandon: Abandon = lambda *_: None) -> None:
+def search(
+    study: Study,
+    stored: optuna.Study,
+    objective: Objective,
+    *,
+    abandon: Abandon = lambda *_: None,
+    reuse: Reuse = lambda *_: None,
+) -> None:
     """Run trials until `study.total_trials` are complete or pruned, or the time is up.
 
     Trials are asked in blocks of `batch` consecutive numbers before any of the block runs. Trials that an earlier
     process left running come first, under their own numbers. Those that the budget leaves no room for are told as
-    failed, with their cause, after `abandon` was called for each.
+    failed, with their cause, after `abandon` was called for each. A trial whose recipe equals that of a complete one
+    does not run: it is told that one's value, after `reuse` was called with its outcome and the other's number.
 
     Raises:
         TooManyFailures: `budget.max_failed` trials in a row failed.
     """
     for baseline in study.baselines:
-        stored.enqueue_trial(baseline, skip_if_exists=True)
+        stored.enqueue_trial({n: encoded(value) for n, value in baseline.items()}, skip_if_exists=True)
     failed_in_a_row = 0
     while not is_spent(study, stored) and (block := _next_block(study, stored)):
         for trial, resumed in block:
             if is_spent(study, stored):
                 break
-            outcome = _run(trial, resumed, objective)
+            asked = Asked(trial.number, resumed, study.values(trial.params), _pruning(trial))
+            twin = _twin(trial)
+            outcome = _reused(trial, asked, twin, reuse) if twin else _run(trial, asked, objective)
             failed_in_a_row = failed_in_a_row + 1 if outcome.state == "failed" else 0
             if failed_in_a_row >= study.budget.max_failed:
-                _give_up(stored, abandon)
+                _give_up(study, stored, abandon)
                 raise TooManyFailures(
                     f"{failed_in_a_row} trials in a row failed (budget.max_failed), the last one, "
                     f"trial {trial.number}, because: {outcome.cause}"
                 )
 
-    _give_up(stored, abandon)
+    _give_up(study, stored, abandon)
 
 
 def is_spent(study: Study, stored: optuna.Study) -> bool:
@@ -107,34 +122,76 @@ def _next_number(stored: optuna.Study) -> int:
 
 
 def _ask(study: Study, stored: optuna.Study) -> Trial:
-    stored.sampler = sampler_for(study, _next_number(stored))
+    number = _next_number(stored)
+    stored.sampler = sampler_for(study, number, at_random=_repeats(stored, number) > MAX_REPEATS)
     if study.sampler.type == "grid" and (point := _next_grid_point(study, stored)) is not None:
         stored.enqueue_trial(point)
     trial = stored.ask()
-    study.suggest(trial)
+    _suggest(study, trial)
     return trial
 
 
 def _attach(study: Study, stored: optuna.Study, frozen: FrozenTrial) -> Trial:
     """Return a running trial of an earlier process as it was: number and parameters stay."""
-    stored.sampler = sampler_for(study, frozen.number)
+    stored.sampler = sampler_for(study, frozen.number, at_random=_repeats(stored, frozen.number) > MAX_REPEATS)
     trial = Trial(stored, frozen._trial_id)
-    study.suggest(trial)
+    _suggest(study, trial)
     return trial
 
 
-def _next_grid_point(study: Study, stored: optuna.Study) -> dict[str, str | int | float | bool] | None:
+def _suggest(study: Study, trial: Trial) -> None:
+    """Give a trial its parameters, and the digest of the recipe that they make; a refused one has none."""
+    values = study.suggest(trial)
+    if RECIPE not in trial.user_attrs and (digest := trial_digest(study, values)) is not None:
+        trial.set_user_attr(RECIPE, digest)
+
+
+def _repeats(stored: optuna.Study, number: int) -> int:
+    """Return how many trials in a row just before `number` were proposals of a recipe that was there already.
+
+    A recipe is there when an earlier trial is complete, or will run before: both are known again after a restart.
+    """
+    earlier = [t for t in stored.get_trials(deepcopy=False)[:number] if t.state in (*COUNTED, TrialState.RUNNING)]
+    seen: set[str] = set()
+    repeats = 0
+    for trial in earlier:
+        digest = trial.user_attrs.get(RECIPE)
+        repeats = repeats + 1 if digest in seen else 0
+        if digest is not None and trial.state is not TrialState.PRUNED:
+            seen.add(digest)
+    return repeats
+
+
+def _twin(trial: Trial) -> FrozenTrial | None:
+    """Return the first complete trial with the recipe of this one."""
+    digest = trial.user_attrs.get(RECIPE)
+    complete = trial.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    return next((t for t in complete if digest is not None and t.user_attrs.get(RECIPE) == digest), None)
+
+
+def _next_grid_point(study: Study, stored: optuna.Study) -> dict[str, Scalar] | None:
     """Return the first baseline or point that no trial has, a failed one's again. None while one is waiting."""
     trials = [t for t in stored.get_trials(deepcopy=False) if t.state is not TrialState.FAIL]
     if any(t.state is TrialState.WAITING for t in trials):
         return None
     done = [t.params for t in trials]
-    return next((point for point in (*study.baselines, *study.grid()) if point not in done), None)
+    return next((params for params in study.grid_params if params not in done), None)
 
 
-def _run(trial: Trial, resumed: bool, objective: Objective) -> Outcome:
+def _reused(trial: Trial, asked: Asked, twin: FrozenTrial, reuse: Reuse) -> Outcome:
+    """End a trial with the value of another that trained the same recipe."""
+    found = facts_of(twin)
+    assert found is not None, "a complete trial has facts"
+    outcome = Outcome("complete", twin.value, found.trainable_parameters, found.best_epoch)
+    reuse(asked, outcome, twin.number)
+    facts = replace(found, seconds=0.0, reused_from=twin.number)
+    trial.set_user_attr(FACTS, json.dumps(asdict(facts)))
+    _tell(trial, outcome)
+    return outcome
+
+
+def _run(trial: Trial, asked: Asked, objective: Objective) -> Outcome:
     started = time.monotonic()
-    asked = Asked(trial.number, resumed, trial.params, _pruning(trial))
     outcome = objective(asked)
     facts = TrialFacts(
         state=outcome.state,
@@ -189,12 +246,12 @@ def _out_of_time(study: Study, stored: optuna.Study) -> bool:
     return sum(f.seconds for f in facts if f) >= 60 * study.budget.timeout_minutes
 
 
-def _give_up(stored: optuna.Study, abandon: Abandon) -> None:
+def _give_up(study: Study, stored: optuna.Study, abandon: Abandon) -> None:
     """Tell the asked trials that will not run; they do not count, and nothing stays running."""
     cause = "the search ended before this trial did"
     for trial in stored.get_trials(deepcopy=False):
         if trial.state is TrialState.RUNNING:
-            abandon(Asked(trial.number, True, trial.params, lambda *_: False), cause)
+            abandon(Asked(trial.number, True, study.values(trial.params), lambda *_: False), cause)
             facts = TrialFacts(state="failed", seconds=0.0, cause=cause)
             Trial(stored, trial._trial_id).set_user_attr(FACTS, json.dumps(asdict(facts)))
             stored.tell(trial.number, state=TrialState.FAIL)

@@ -30,13 +30,14 @@ COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 @dataclass(frozen=True)
 class TrialFacts:
-    """What a finished trial stores beside Optuna's own record."""
+    """What a finished trial stores beside Optuna's own record; `reused_from` is the trial whose value it took over."""
 
     state: str
     seconds: float
     trainable_parameters: int | None = None
     best_epoch: int | None = None
     cause: str | None = None
+    reused_from: int | None = None
 
 
 def open_storage(uri: str, *, locks: Path) -> RDBStorage:

@@ -175,10 +175,10 @@ def build_optimizer(parts: Parts, config: Optimizer, *, fused: bool) -> torch.op
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
     return torch.optim.SGD(
         groups,
-        lr=config.lr,
+        lr=config.learning_rate,
         momentum=config.momentum or 0.0,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,

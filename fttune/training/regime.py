@@ -42,7 +42,7 @@ def next_regime(run: Run, past: Sequence[Past], before: Regime | None) -> Regime
     freezing = apply_phase(run.parts, run.policy, phase)
     if before is not None and before.freezing.names - freezing.names:
         _forget(run, freezing)
-    lr = run.experiment.optimizer.lr
+    lr = run.experiment.optimizer.learning_rate
     rates = run.policy.rates(phase, lr)
     rates = {part: rate * _multiplier(run, part, past) for part, rate in rates.items()}
     factor = plateau_factor(training, losses[span.first - 1 :], "minimize")

@@ -15,6 +15,7 @@ from fttune.app.search import comparison_path
 from fttune.config import load_study
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, StoreError, StudyChanged, TooManyFailures, TrackingFailed
+from fttune.report import summary
 from fttune.training import events, library_versions
 from tests.recipes import tiny_study, write_experiment, write_study
 from tests.stored import history_of, plain_mlflow, runs_of
@@ -304,3 +305,41 @@ def test_a_deleted_mlflow_store_is_told(tmp_path: Path, workspace: Workspace, em
     said: list[object] = []
     fttune.search(study, workspace=workspace, display=lambda entry: said.append(entry.event))
     assert events.Notice("2 earlier trials are not in this MLflow; --new runs them anew") in said
+
+
+def test_a_repeated_recipe_is_a_run_of_its_own_with_the_value_of_the_first(
+    tmp_path: Path, workspace: Workspace
+) -> None:
+    space = {"freeze.unfrozen_stages": {"type": "categorical", "choices": [4, "all", 1.0]}}
+    study = tiny_study(tmp_path, space=space, sampler__type="grid", budget__n_trials=9)
+    stored = fttune.search(study, workspace=workspace)
+    assert [t.value for t in stored.trials] == [stored.trials[0].value] * 3
+    children = runs_of(workspace.mlflow_uri).query("`tags.fttune.kind` == 'trial'").set_index("tags.fttune.trial")
+    assert children["tags.fttune.reused_from"].fillna("").to_dict() == {"0": "", "1": "0", "2": "0"}
+    assert set(children["status"]) == {"FINISHED"}
+    for metric in ("value", "best_epoch", "trainable_parameters"):
+        assert len(set(children[f"metrics.{metric}"])) == 1
+    assert children["params.freeze.unfrozen_stages"].to_dict() == {"0": "4", "1": "all", "2": "1.0"}
+    assert summary(rows_of(stored)) == "3 complete (1 distinct recipes)"
+    assert rows_of(stored)[0].number == 0
+
+
+def test_an_effective_lr_and_a_selection_are_searched(tmp_path: Path, workspace: Workspace) -> None:
+    space = {
+        "optimizer.name": {"type": "categorical", "choices": ["sgd", "adamw"]},
+        "optimizer.elr": {"type": "categorical", "choices": [0.5]},
+        "optimizer.lr": {"type": "categorical", "choices": [0.01], "when": {"optimizer.name": "adamw"}},
+        "freeze.train": {"type": "categorical", "choices": [{"first": 1}]},
+    }
+    study = tiny_study(tmp_path, space=space, sampler__type="grid", budget__n_trials=9)
+    stored = fttune.search(study, workspace=workspace)
+    train = '{"first": 1}'
+    assert [t.params for t in stored.trials] == [
+        {"optimizer.name": "sgd", "optimizer.elr": 0.5, "freeze.train": train},
+        {"optimizer.name": "adamw", "optimizer.lr": 0.01, "freeze.train": train},
+    ]
+    children = runs_of(workspace.mlflow_uri).query("`tags.fttune.kind` == 'trial'").set_index("tags.fttune.trial")
+    assert children["params.optimizer.lr"].to_dict() == {"0": "0.05", "1": "0.01"}  # momentum 0.9
+    assert children["params.optimizer.elr"].fillna("").to_dict() == {"0": "0.5", "1": ""}
+    assert set(children["params.freeze.train.first"]) == {"1"}
+    assert fttune.best_experiment(study, stored).freeze.train.first == 1

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from fttune.config import Experiment, known
 from fttune.config.experiment import flatten
+from fttune.config.fields import field_names, lies_in
 from fttune.config.problems import problems_of
 
 from . import test_freeze
@@ -31,6 +32,7 @@ KINDS = "label_flip, contrast, rotate, permute_pixels"
 ROTATED = {"shift": {"rotate": 30}}
 
 # field: (right values, {wrong value: message}, what else is changed)
+DEPTHS = "must be a whole number >= 0, a share of the stages in 0.0..1.0, or all"
 FIELDS = [
     ("task", ["classification"], {"detection": "must be classification, got 'detection'"}, {}),
     ("seed", [0, 2**32 - 1], {-1: "must be >= 0, got -1", 2**32: "must be < 4294967296, got 4294967296"}, {}),
@@ -141,19 +143,18 @@ FIELDS = [
         {5: "must be 0..4 (the stages are stem, layer1, layer2, layer3), got 5"},
         {},
     ),
-    ("freeze.unfrozen_stages", [5, "all"], {}, RESNET50),
+    ("freeze.unfrozen_stages", [5, "all", 0.0, 0.5, 1.0], {}, RESNET50),
     (
         "freeze.unfrozen_stages",
         [],
         {
-            -1: "must be a whole number >= 0 or all, got -1",
-            1.0: "must be a whole number >= 0 or all, got 1.0",
-            "ALL": "must be a whole number >= 0 or all, got 'ALL'",
-            None: "must be a whole number >= 0 or all, got None",
+            -1: f"{DEPTHS}, got -1",
+            1.5: f"{DEPTHS}, got 1.5",
+            "ALL": f"{DEPTHS}, got 'ALL'",
         },
         {},
     ),
-    ("freeze.unfrozen_stages", [], {True: "must be a whole number >= 0 or all, got True"}, {}),
+    ("freeze.unfrozen_stages", [], {True: f"{DEPTHS}, got True"}, {}),
     (
         "freeze.norm_stats",
         ["frozen", "all_frozen", "updated"],
@@ -168,6 +169,20 @@ FIELDS = [
         [],
         {float("inf"): "must be a finite number, got inf", float("nan"): "must be a finite number, got nan"},
         {},
+    ),
+    ("optimizer.elr", [], {0: "must be > 0, got 0", "x": "must be a number, got 'x'"}, {"optimizer.lr": ABSENT}),
+    ("optimizer.elr", [0.1, 5], {}, {"optimizer.lr": ABSENT}),
+    (
+        "optimizer.elr",
+        [],
+        {0.1: "belongs to sgd, but the optimizer is adamw, got 0.1; give lr"},
+        {"optimizer.lr": ABSENT, "optimizer.name": "adamw"},
+    ),
+    (
+        "optimizer.lr",
+        [],
+        {0.5: "cannot stand beside elr (0.1), from which lr is derived; leave one out, got 0.5"},
+        {"optimizer.elr": 0.1},
     ),
     ("optimizer.momentum", [0, 0.999], {1: "must be < 1, got 1", -0.1: "must be >= 0, got -0.1"}, {}),
     ("optimizer.momentum", [], {None: "must be a number for sgd (0 for none), got None"}, {}),
@@ -260,7 +275,7 @@ WRONG = [(field, value, message, others) for field, _, wrong, others in FIELDS f
 @pytest.mark.parametrize(("field", "value", "others"), RIGHT)
 def test_a_right_value_is_accepted_as_it_is(field, value, others):
     built = Experiment.model_validate(experiment_fields({**others, field: value}))
-    flat = built.params()
+    flat = flatten(built.model_dump())
     if not isinstance(value, dict):
         assert flat[field] == value
 
@@ -273,7 +288,8 @@ def test_a_wrong_value_gives_one_problem_at_its_field(field, value, message, oth
 def test_the_table_above_names_every_field_of_an_experiment():
     tested = {field for field, *_ in FIELDS} - {"data.split"}
     others = {f"freeze.{field}" for field in test_freeze.FIELDS} | {"data.classes"}
-    assert tested | others == experiment().params().keys()
+    names = field_names(Experiment)
+    assert tested | others == {n for n in names if not any(n != other and lies_in(n, other) for other in names)}
 
 
 def test_class_names_may_look_like_numbers():
@@ -500,9 +516,34 @@ def test_replace_lets_defaults_follow_the_new_values():
     assert step.training.step_factor == 0.1
 
 
+def test_replace_takes_out_alternatives_and_what_cannot_act():
+    base = experiment(optimizer__momentum=0.5, optimizer__nesterov=True, freeze__unfrozen_stages=2)
+    adamw = base.replace({"optimizer.name": "adamw"})
+    assert (adamw.optimizer.momentum, adamw.optimizer.nesterov, adamw.optimizer.lr) == (None, False, 0.01)
+    elr = base.replace({"optimizer.elr": 0.2})
+    assert (elr.optimizer.lr, elr.optimizer.learning_rate) == (None, 0.1)
+    first = base.replace({"freeze.train.first": 1})
+    assert (first.freeze.unfrozen_stages, first.freeze.train.first) == (None, 1)
+    last = first.replace({"freeze.train.last": 2})
+    assert (last.freeze.train.first, last.freeze.train.last) == (None, 2)
+    assert last.replace({"freeze.unfrozen_stages": 1}).freeze == base.replace({"freeze.unfrozen_stages": 1}).freeze
+    decayed = experiment(freeze__unfrozen_stages=2, freeze__layer_decay=0.5)
+    assert decayed.replace({"freeze.unfrozen_stages": 0}).freeze.layer_decay is None
+    assert decayed.replace({"freeze.unfrozen_stages": 1}).freeze.layer_decay == 0.5
+
+
+@pytest.mark.parametrize(("elr", "momentum", "lr"), [(0.1, 0.9, 0.01), (0.3, 0.0, 0.3), (1, 0.99, 0.01)])
+def test_the_lr_of_an_effective_lr_is_the_decimal_product(elr, momentum, lr):
+    fields = {"optimizer.lr": ABSENT, "optimizer.elr": elr, "optimizer.momentum": momentum}
+    given = Experiment.model_validate(experiment_fields(fields))
+    assert given.optimizer.learning_rate == lr
+    assert (given.params()["optimizer.elr"], given.params()["optimizer.lr"]) == (elr, lr)
+
+
 def test_replace_refuses_what_is_no_recipe():
     explicit = experiment(optimizer__momentum=0.9)
-    for values in ({"optimizer.name": "adamw"}, {"seed.x": 1}, {"a.b": 1}, {"": 1}, {"seed": None}, {"data": None}):
+    both = {"optimizer.name": "adamw", "optimizer.momentum": 0.9}
+    for values in (both, {"seed.x": 1}, {"a.b": 1}, {"": 1}, {"seed": None}, {"data": None}):
         with pytest.raises(ValidationError):
             explicit.replace(values)
 
@@ -514,7 +555,7 @@ def test_refusal_is_the_first_problem_in_words_and_none_for_a_recipe():
     assert base.refusal({"optimizer.lr": -1}) == "optimizer.lr: must be > 0, got -1"
     assert base.refusal({"optimizer.lr": "x", "seed": -1}) == "optimizer.lr: must be a number, got 'x'"
     expected = "optimizer.momentum: belongs to sgd, but the optimizer is adamw, got 0.9"
-    assert base.refusal({"optimizer.name": "adamw"}) == expected
+    assert base.refusal({"optimizer.name": "adamw", "optimizer.momentum": 0.9}) == expected
     assert base.refusal({"optimizer.lrr": 1}) == "optimizer.lrr: unknown key; did you mean 'lr'?"
     assert base.refusal({"seed.x": 1}) == "seed: must be a whole number, got {'x': 1}"
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from fttune.config.distributions import Categorical, Float, Int
 from fttune.config.grid import grid_size, grid_values
-from fttune.config.sections import Categorical, Float, Int
 
 
 def real(low, high, **more) -> Float:

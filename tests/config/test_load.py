@@ -147,7 +147,7 @@ def test_an_experiment_shows_all_its_mistakes_at_once(tmp_path):
         "data.classes: names the class 'cat' twice",
         "backbone.name: unknown name 'resnt18'; nearest: resnet18, resnet152, resnet101",
         "backbone.weights: must be text, got 5",
-        "freeze.unfrozen_stages: must be a whole number >= 0 or all, got -1",
+        "freeze.unfrozen_stages: must be a whole number >= 0, a share of the stages in 0.0..1.0, or all, got -1",
         "optimizer.name: must be one of sgd, adamw, got 'sdg'; did you mean 'sgd'?",
         "optimizer.lr: must be > 0, got -1.0",
         "optimizer.momentum: must be < 1, got 1.0",
@@ -205,7 +205,7 @@ def test_a_study_shows_all_its_mistakes_at_once(tmp_path, recipe):
         "pruner.type: required field is missing, one of median, successive_halving, hyperband, none",
         "space.optimizer.lr.type: must be one of float, int, categorical, got 'flot'; did you mean 'float'?",
         "space.training.epochs.low: must be > 0 on a log scale, got -1",
-        "space.data.path.choices[1]: must be text, a finite number, true or false, got None",
+        "space.data.path.choices[1]: must be text, a finite number, true or false, a list or a mapping, got None",
         "space.seed: must be a mapping of fields, got 5",
         "baselines[1]: must be a mapping of fields, got 5",
         "storge: unknown key; did you mean 'storage'?",
@@ -213,7 +213,7 @@ def test_a_study_shows_all_its_mistakes_at_once(tmp_path, recipe):
         "space.optimizer.momentun.points: sampler grid needs points (or step) for a float",
         "baselines[0].foo: is not in the space",
         "baselines[0].freeze.unfrozen_stages: must be a number of the space's type int, got True",
-        f"baselines[0]: {missing}; training.epochs is missing",
+        f"baselines[0]: {missing}; training.schedule is missing",
         "space.optimizer.momentun: is not a field of the experiment; did you mean 'optimizer.momentum'?",
         "space.data.path: must be the same for all trials of a study, or they could not be compared",
         "space.freeze.unfrozen_stages.high: must be 0..4 (the stages are stem, layer1, layer2, layer3), got 9",
@@ -301,7 +301,7 @@ OVERRIDES = [
 
 @pytest.mark.parametrize(("override", "field", "value"), OVERRIDES)
 def test_an_override_sets_a_field_to_a_yaml_value(recipe, override, field, value):
-    assert load_experiment(recipe(), [override]).params()[field] == value
+    assert load_experiment(recipe(), [override]).params().get(field) == value
 
 
 def test_the_last_of_two_overrides_wins_and_the_file_stays_as_it_is(recipe):
@@ -444,7 +444,7 @@ STUDY_PLACES = [
     *("sampler", "sampler.type", "sampler.seed", "pruner", "pruner.type", "pruner.warmup_epochs", "tracking", "space"),
     *("baselines", "tracking.uri", "name", "unknown"),
 ]
-SPACE_FIELDS = ["type", "low", "high", "log", "step", "points", "choices", "unknown"]
+SPACE_FIELDS = ["type", "low", "high", "log", "step", "points", "choices", "when", "unknown"]
 SPACE_NAMES = sorted({*experiment().params(), "unknown"})
 
 
@@ -525,3 +525,17 @@ def test_a_study_and_its_experiment_may_share_a_stem(tmp_path):
     with pytest.raises(ConfigError) as refused:
         load(tmp_path / "experiments" / "pets.yaml")
     assert "unique" not in str(refused.value)
+
+
+def test_an_override_replaces_the_alternatives_of_its_field(recipe):
+    assert load_experiment(recipe(), ["optimizer.elr=0.2"]).optimizer.lr is None
+    freeze = load_experiment(recipe({"freeze.unfrozen_stages": 2}), ["freeze.train.first=1"]).freeze
+    assert (freeze.unfrozen_stages, freeze.train.first) == (None, 1)
+    assert refused(load_experiment, recipe(), ["optimizer.elr=0.2", "optimizer.lr=0.1"]) == [
+        "optimizer.lr: cannot stand beside elr (0.2), from which lr is derived; leave one out, got 0.1"
+    ]
+
+
+def test_an_override_sets_a_condition_of_a_space(search):
+    loaded = load_study(search(), ["space.optimizer.lr.when.data.augment=none"])
+    assert loaded.space["optimizer.lr"].when == {"data.augment": "none"}

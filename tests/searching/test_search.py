@@ -1,7 +1,10 @@
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -10,7 +13,10 @@ from fttune.config import Study
 from fttune.config.workspace import Workspace
 from fttune.errors import TooManyFailures
 from fttune.searching import Asked, Outcome, counted, facts_of, open_storage, open_study, ranked, search
+from fttune.searching.samplers import sampler_for
 from tests.recipes import STUDY, tiny_study
+
+searching = sys.modules["fttune.searching.search"]
 
 IDENTITY = {"a": 1}
 EPOCHS = 4
@@ -18,6 +24,18 @@ NUMBERS_ONLY = {
     "optimizer.lr": {"type": "float", "low": 1e-3, "high": 0.1, "log": True},
     "optimizer.momentum": {"type": "float", "low": 0.0, "high": 0.9},
 }
+CONDITIONAL = {
+    "optimizer.momentum": {"type": "float", "low": 0.1, "high": 0.9},
+    "optimizer.name": {"type": "categorical", "choices": ["sgd", "adamw"]},
+    "optimizer.lr": {"type": "float", "low": 1e-3, "high": 0.1, "log": True},
+    "freeze.train": {"type": "categorical", "choices": ["all", {"first": 1}]},
+}
+FEW = {
+    "optimizer.lr": {"type": "categorical", "choices": [0.01, 0.05]},
+    "freeze.unfrozen_stages": {"type": "categorical", "choices": [4, "all", 1.0, 0]},
+}
+LRS = {"type": "categorical", "choices": [0.01, 0.02, 0.05]}
+MOMENTA = {"type": "categorical", "choices": [0.1, 0.5]}
 GRID = {
     "optimizer.lr": {"type": "float", "low": 1e-3, "high": 0.1, "log": True, "points": 3},
     "freeze.unfrozen_stages": {"type": "int", "low": 0, "high": 4},
@@ -27,7 +45,8 @@ GRID = {
 def value_at(values: dict[str, object], epoch: int) -> float:
     """A smooth objective over the space, rising with the epoch."""
     lr = float(values["optimizer.lr"])  # type: ignore[arg-type]
-    other = float(values.get("freeze.unfrozen_stages", values.get("optimizer.momentum", 0)))  # type: ignore[arg-type]
+    other: Any = values.get("freeze.unfrozen_stages", values.get("optimizer.momentum", 0))
+    other = 4.0 if other in ("all", 1.0) else float(other)
     return 1 - (math.log10(lr) + 2) ** 2 - 0.1 * (other - 2) ** 2 - 1 / epoch
 
 
@@ -69,6 +88,9 @@ def stopping(at_call: int, at_epoch: int) -> Callable[[Asked], Outcome]:
         ("tpe", "none"),
         ("tpe", "median"),
         ("tpe", "hyperband"),
+        ("tpe conditional", "median"),
+        ("grid conditional", "none"),
+        ("tpe few", "median"),
         ("random", "successive_halving"),
         ("grid", "median"),
         ("gp", "median"),
@@ -78,14 +100,19 @@ def stopping(at_call: int, at_epoch: int) -> Callable[[Asked], Outcome]:
 def test_a_resumed_study_equals_one_that_was_never_interrupted(
     sampler: str, pruner: str, tmp_path: Path, workspace: Workspace
 ) -> None:
-    space = {"grid": GRID, "cmaes": NUMBERS_ONLY}.get(sampler, STUDY["space"])
+    sampler, _, kind = sampler.partition(" ")
+    spaces = {"grid": GRID, "cmaes": NUMBERS_ONLY, "conditional": CONDITIONAL, "few": FEW}
+    space = spaces.get(kind or sampler, STUDY["space"])
+    if (sampler, kind) == ("grid", "conditional"):
+        space = {**CONDITIONAL, "optimizer.lr": LRS, "optimizer.momentum": MOMENTA}
     fields = {"sampler__type": sampler, "pruner__type": pruner, "space": space, "budget__n_trials": 14, "batch": 4}
     study = tiny_study(tmp_path, **fields)
     uninterrupted = opened(study, workspace)
     search(study, uninterrupted, objective)
 
     other = Workspace.at(tmp_path, tmp_path / "other")
-    for at_call, at_epoch in ((3, 2), (4, 0), (5, 1)):
+    stops = ((2, 2), (1, 0), (2, 1)) if kind == "few" else ((3, 2), (4, 0), (5, 1))
+    for at_call, at_epoch in stops:
         with pytest.raises(KeyboardInterrupt):
             search(study, opened(study, other), stopping(at_call, at_epoch))
     resumed = opened(study, other)
@@ -297,3 +324,105 @@ def test_a_baseline_off_the_grid_that_fails_is_tried_again(tmp_path: Path, works
     done = [t.params for t in stored.trials if t.state is TrialState.COMPLETE]
     assert len(done) == 16
     assert all(point in [baseline, *study.grid()] for point in done)
+
+
+def test_a_known_recipe_is_told_its_value_without_running(tmp_path: Path, workspace: Workspace) -> None:
+    study = tiny_study(tmp_path, space=FEW, budget__n_trials=24, batch=4)
+    stored = opened(study, workspace)
+    ran: list[int] = []
+    reused: dict[int, int] = {}
+
+    def run(asked: Asked) -> Outcome:
+        ran.append(asked.number)
+        return Outcome("complete", float(asked.number), trainable_parameters=7, best_epoch=2)
+
+    search(study, stored, run, reuse=lambda asked, _, twin: reused.__setitem__(asked.number, twin))
+    depth = {4: 4, "all": 4, 1.0: 4, 0: 0}  # of the four stages of the net
+    first: dict[tuple[Any, int], int] = {}
+    for trial in stored.trials:
+        recipe = (trial.params["optimizer.lr"], depth[trial.params["freeze.unfrozen_stages"]])
+        twin = first.setdefault(recipe, trial.number)
+        facts = facts_of(trial)
+        assert facts is not None
+        assert (trial.state, trial.value) == (TrialState.COMPLETE, float(twin))
+        assert (facts.trainable_parameters, facts.best_epoch) == (7, 2)
+        assert facts.reused_from == reused.get(trial.number) == (twin if twin != trial.number else None)
+    assert sorted(first.values()) == ran
+    assert len(ran) == 4
+    assert counted(stored) == 24
+
+
+def test_a_known_recipe_that_did_not_complete_runs(tmp_path: Path, workspace: Workspace) -> None:
+    one = {"optimizer.lr": {"type": "categorical", "choices": [0.01]}}
+    study = tiny_study(tmp_path, space=one, budget__n_trials=5)
+    stored = opened(study, workspace)
+    states = {0: "failed", 1: "pruned", 2: "diverged"}
+    ran: list[int] = []
+
+    def run(asked: Asked) -> Outcome:
+        ran.append(asked.number)
+        return Outcome(states[asked.number]) if asked.number in states else Outcome("complete", 0.5)  # type: ignore[arg-type]
+
+    search(study, stored, run)
+    assert ran == [0, 1, 2, 3]
+    assert [t.number for t in stored.trials if (f := facts_of(t)) and f.reused_from == 3] == [4, 5]
+
+
+def test_more_than_three_repeats_in_a_row_make_the_next_proposal_random(
+    tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny_study(tmp_path, space=FEW, sampler__type="tpe", budget__n_trials=28, batch=4)
+    drawn: dict[int, bool] = {}
+    plain = searching.sampler_for
+
+    def watched(study: Study, number: int, *, at_random: bool) -> optuna.samplers.BaseSampler:
+        drawn[number] = at_random
+        return plain(study, number, at_random=at_random)
+
+    monkeypatch.setattr(searching, "sampler_for", watched)
+    stored = opened(study, workspace)
+    search(study, stored, objective)
+    digests = [t.user_attrs["fttune.recipe"] for t in stored.trials]
+    repeats = [digest in digests[:number] for number, digest in enumerate(digests)]
+    for number in range(28):
+        assert drawn[number] == (number > 3 and all(repeats[number - 4 : number]))
+    assert any(drawn.values())
+
+
+def test_a_reuse_that_was_cut_off_is_repeated_by_the_next_start(tmp_path: Path, workspace: Workspace) -> None:
+    study = tiny_study(tmp_path, space=FEW, budget__n_trials=12, batch=4)
+    whole = opened(study, Workspace.at(tmp_path, tmp_path / "other"))
+    search(study, whole, objective)
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(study, opened(study, workspace), objective, reuse=dies)
+    seen: list[Asked] = []
+    stored = opened(study, workspace)
+    search(study, stored, objective, reuse=lambda asked, *_: seen.append(asked))
+    assert seen[0].resumed
+    assert found(stored) == found(whole)
+
+
+def test_a_conditional_space_keeps_its_joint_proposals(tmp_path: Path) -> None:
+    assert sampler_for(tiny_study(tmp_path, space=CONDITIONAL, sampler__type="tpe"), 0)._group is True  # type: ignore[attr-defined]
+    assert sampler_for(tiny_study(tmp_path, sampler__type="tpe"), 0)._group is False  # type: ignore[attr-defined]
+
+
+def test_an_unconditional_study_proposes_what_plain_optuna_does(tmp_path: Path, workspace: Workspace) -> None:
+    study = tiny_study(tmp_path, sampler__type="tpe", budget__n_trials=14, batch=1)
+    stored = opened(study, workspace)
+    search(study, stored, objective)
+    plain = optuna.create_study(direction="maximize", pruner=optuna.pruners.NopPruner())
+    for number, trial in enumerate(stored.trials):
+        seed = int(np.random.SeedSequence([0, number]).generate_state(1)[0])
+        plain.sampler = optuna.samplers.TPESampler(seed=seed)
+        same = plain.ask()
+        same.suggest_float("optimizer.lr", 1e-3, 0.1, log=True)
+        same.suggest_int("freeze.unfrozen_stages", 0, 4)
+        assert same.params == trial.params
+        for epoch in range(1, EPOCHS + 1):
+            same.report(value_at(same.params, epoch), step=epoch)
+        plain.tell(same, value_at(same.params, EPOCHS))

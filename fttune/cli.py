@@ -8,6 +8,7 @@ import typer
 if TYPE_CHECKING:
     import optuna
 
+    from fttune.app.lr_range import FoundRange
     from fttune.config import Experiment, Study
     from fttune.config.known import KnownBackbone
     from fttune.config.workspace import Workspace
@@ -140,6 +141,35 @@ def models(
 
 
 @app.command()
+def lr(
+    file: Annotated[Path, typer.Argument(metavar="EXPERIMENT")],
+    low: Annotated[float, typer.Option(help="The first lr.")] = 1e-6,
+    high: Annotated[float, typer.Option(help="The last lr.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Batches from the first lr to the last.")] = 100,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="The figure; default: mlruns/lr/NAME.png.")
+    ] = None,
+    overrides: Set = None,
+    mlruns: Mlruns = None,
+    as_json: Json = False,
+) -> None:
+    """Train a few batches at rising learning rates, draw the loss, and propose a range to search."""
+    from fttune.config import load_experiment
+
+    experiment = load_experiment(file, overrides or [])
+    from fttune.app.lr_range import Sweep, find_lr_range
+    from fttune.display import display
+
+    def say(text: str) -> None:
+        typer.echo(f"{experiment.name}: {text}", err=True)
+
+    sweep, workspace = Sweep(low, high, steps), _workspace(mlruns)
+    with display() as show:
+        found = find_lr_range(experiment, sweep, workspace=workspace, out=out, say=say, display=show)
+    _print_lr_range(experiment, found, as_json)
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000, mlruns: Mlruns = None
 ) -> None:
@@ -229,6 +259,27 @@ def _print_training(experiment: "Experiment", result: "FineTuneResult", as_json:
     typer.echo(f"{experiment.name}: best epoch {result.best_epoch} of {len(result.epochs)}")
     for name, value in best.metrics.items():
         typer.echo(f"  {name:24s} {value:.4g}")
+
+
+def _print_lr_range(experiment: "Experiment", found: "FoundRange", as_json: bool) -> None:
+    import dataclasses
+    import json
+
+    from fttune.app.lr_range import yaml_line
+    from fttune.errors import WorkFailed
+
+    if as_json:
+        test, proposed = found.test, found.proposed and dataclasses.asdict(found.proposed)
+        curve = zip(test.rates, test.losses, test.smoothed, strict=True)
+        points = [{"lr": lr, "loss": loss, "smoothed": smoothed} for lr, loss, smoothed in curve]
+        facts = {"experiment": experiment.name, "proposed": proposed, "ended": test.ended, "figure": str(found.figure)}
+        typer.echo(json.dumps({**facts, "curve": points}))
+    else:
+        typer.echo(f"{experiment.name}: {found.test.ended}\n{found.chart}\nfigure: {found.figure}")
+    if found.proposed is None:
+        raise WorkFailed(f"{experiment.name}: the loss never fell, so no range is proposed; try other --low and --high")
+    if not as_json:
+        typer.echo(f"for the space of a study:\n  {yaml_line(found.proposed)}")
 
 
 def _print_study(study: "Study", stored: "optuna.Study", as_json: bool) -> None:

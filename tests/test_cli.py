@@ -9,16 +9,18 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import fttune
 from fttune import cli
+from fttune.config.sections import Float
 from fttune.config.workspace import Workspace
 from tests import processes
 from tests.recipes import write_experiment, write_study
 from tests.stored import runs_of
 
-HEAVY = ("torch", "torchvision", "mlflow", "optuna", "pandas", "numpy", "sklearn")
+HEAVY = ("torch", "torchvision", "mlflow", "optuna", "pandas", "numpy", "sklearn", "matplotlib")
 COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]
 
 
@@ -42,7 +44,7 @@ def test_help_and_validate_import_nothing_heavy(tmp_path: Path) -> None:
 
 def test_bad_yaml_is_found_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     study = write_study(tmp_path, batch=0)
-    for command in ("train", "search"):
+    for command in ("train", "search", "lr"):
         assert modules_after(command, str(study), cwd=tmp_path) == (2, set())
 
 
@@ -81,6 +83,63 @@ def test_train_prints_json_that_holds_every_step(workspace: Workspace) -> None:
     assert len(found["step_losses"]) == 2 * 3  # 24 images in batches of 8
     assert "trainable 77.6k of 77.6k parameters: stem, layer1, layer2, layer3, head; device cpu" in err
     assert "epoch 2/2, train/loss" in err
+
+
+def test_lr_draws_the_loss_and_proposes_a_range_that_a_study_takes(workspace: Workspace) -> None:
+    write_experiment(workspace.root)
+    store = (workspace.mlruns / "mlflow.db").read_bytes()
+    code, out, err = processes.run("lr", "experiments/tiny.yaml", cwd=workspace.root)
+    assert code == 0, err
+    line = out.splitlines()[-1]
+    space = yaml.safe_load(line)
+    write_study(workspace.root, "next", space=space)
+    study = fttune.load_study(workspace.root / "studies" / "next.yaml")
+    lr = study.space["optimizer.lr"]
+    assert isinstance(lr, Float)
+    assert 1e-6 < lr.low < lr.high < 1
+    assert "step 10/100, lr" in err
+    assert Image.open(workspace.mlruns / "lr" / "tiny.png").format == "PNG"
+    found = json.loads(processes.run("lr", "experiments/tiny.yaml", "--json", cwd=workspace.root)[1])
+    assert found["proposed"] == {"low": lr.low, "high": lr.high}
+    assert found["curve"][0]["lr"] == pytest.approx(1e-6)
+    assert set(found["curve"][0]) == {"lr", "loss", "smoothed"}
+    assert (workspace.mlruns / "mlflow.db").read_bytes() == store
+
+
+def test_lr_says_when_the_loss_never_fell(workspace: Workspace) -> None:
+    write_experiment(workspace.root)
+    arguments = ("--low", "1e-9", "--high", "1e-8", "--steps", "50", "--out", "here/flat.png")
+    code, out, err = processes.run("lr", "experiments/tiny.yaml", *arguments, cwd=workspace.root)
+    assert (code, err.splitlines()[-1]) == (
+        1,
+        "tiny: the loss never fell, so no range is proposed; try other --low and --high",
+    )
+    assert "optimizer.lr" not in out
+    assert (workspace.root / "here" / "flat.png").is_file()
+    code, out, _ = processes.run("lr", "experiments/tiny.yaml", *arguments, "--json", cwd=workspace.root)
+    assert (code, json.loads(out)["proposed"]) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--low", "1", "--high", "1"), "--high: must be above --low (1), got 1; try 1e-6 to 1"),
+        (("--low", "0"), "--low: must be a finite number > 0, got 0; try 1e-6 to 1"),
+        (("--high", "inf"), "--high: must be a finite number > 0, got inf; try 1e-6 to 1"),
+        (("--steps", "49"), "--steps: must be 50..100000, got 49; 100 is a good number"),
+        (("--out", "a.jpg"), "must be a file that ends in .png, got"),
+        (("--out", "experiments/tiny.yaml/a.png"), "cannot be written; name a file in a folder that can"),
+    ],
+)
+def test_lr_refuses_what_cannot_be_swept_before_it_works(
+    arguments: tuple[str, str], message: str, workspace: Workspace
+) -> None:
+    write_experiment(workspace.root)
+    code, out, err = processes.run("lr", "experiments/tiny.yaml", *arguments, cwd=workspace.root)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (workspace.mlruns / "cache").exists()
 
 
 def test_set_replaces_fields_of_experiment_and_study(workspace: Workspace) -> None:

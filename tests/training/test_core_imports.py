@@ -4,7 +4,7 @@ import sys
 PROGRAM = """
 import sys
 
-ABSENT = {"optuna", "mlflow", "pandas", "sklearn", "scipy", "typer", "rich", "filelock"}
+ABSENT = {"optuna", "mlflow", "pandas", "sklearn", "scipy", "typer", "rich", "filelock", "matplotlib"}
 
 class Without:
     def __init__(self, finder):
@@ -19,6 +19,7 @@ class Without:
 sys.meta_path[:] = map(Without, sys.meta_path)
 import fttune
 import fttune.training
+import fttune.training.lr_range
 from fttune.training import fine_tune, prepare
 from fttune.models import load_model
 from fttune.training.checkpoints import library_versions

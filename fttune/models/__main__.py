@@ -18,7 +18,8 @@ def known_backbones() -> str:
     lines = []
     for name in sorted(BY_NAME):
         stages, total = sizes(find_architecture(name))
-        published = [] if name in OWN_BUILDERS else [w.name for w in torchvision.models.get_model_weights(name)]
+        members = [] if name in OWN_BUILDERS else torchvision.models.get_model_weights(name)
+        published = [w.name for w in members if w.meta["categories"]]  # VGG-16's FEATURES lack the classifier
         entry = {"stages": stages, "parameters": total, "weights": published}
         lines.append(f"  {json.dumps(name)}: {json.dumps(entry)}")
     return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -88,6 +88,7 @@ def sweep(
     That is a loss that is not finite (it is left out), or a smoothed one above `GIVE_UP` times the best and above the
     mean of the sweep's first tenth: momentum makes a loss swing below the start at rates that are not too large.
     """
+    first = _first(steps)
     rates: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []
@@ -100,7 +101,6 @@ def sweep(
         rates.append(lr)
         losses.append(loss)
         smoothed = smooth(losses, window=WINDOW * steps)
-        first = round(WINDOW * steps)
         if step >= first and smoothed[-1] > max(GIVE_UP * min(smoothed[first:]), statistics.fmean(losses[:first])):
             cause = f"the loss rose above {GIVE_UP:g} times its best, and above its start, at lr {lr:.2g}"
             return RangeTest(tuple(rates), tuple(losses), tuple(smoothed), cause)
@@ -128,7 +128,7 @@ def propose(test: RangeTest, *, steps: int) -> LrRange | None:
     A fall is more than `LEAST_FALL` of the loss at the start (the mean of the sweep's first tenth) and more than chance
     makes of the losses' noise; `steps` is the length of the whole sweep.
     """
-    first = round(WINDOW * steps)
+    first = _first(steps)
     if len(test.losses) <= first:
         return None
     start = statistics.fmean(test.losses[:first])
@@ -140,6 +140,11 @@ def propose(test: RangeTest, *, steps: int) -> LrRange | None:
     began = max((i + 1 for i in range(lowest) if test.smoothed[i] > start - fall / 10), default=0)
     top = test.rates[lowest] / MARGIN
     return LrRange(_one_digit(min(test.rates[began], top) / MARGIN), _one_digit(top))
+
+
+def _first(steps: int) -> int:
+    """Return how many steps a sweep's start is judged by."""
+    return max(1, round(WINDOW * steps))
 
 
 def _noise(losses: Sequence[float]) -> float:

@@ -13,10 +13,11 @@ def test_a_curve_is_drawn_as_a_png_with_and_without_a_range(tmp_path):
     plain, shaded = tmp_path / "plain.png", tmp_path / "new" / "shaded.png"
     for file, proposed in ((plain, None), (shaded, (1e-4, 1e-2))):
         draw_lr_curve(file, "tiny", rates=RATES, losses=LOSSES, smoothed=LOSSES, proposed=proposed)
-    assert Image.open(plain).size == Image.open(shaded).size == (960, 540)
     greens = []
     for file in (plain, shaded):
-        red, green, blue = np.asarray(Image.open(file).convert("RGB")).astype(int).transpose(2, 0, 1)
+        with Image.open(file) as image:
+            assert image.size == (960, 540)
+            red, green, blue = np.asarray(image.convert("RGB")).astype(int).transpose(2, 0, 1)
         greens.append(((green > red + 10) & (green > blue + 10)).any(axis=0).mean())
     assert greens[0] == 0
     assert 0.25 < greens[1] < 0.4  # two of six decades

@@ -14,7 +14,7 @@ from PIL import Image
 
 import fttune
 from fttune import cli
-from fttune.config.sections import Float
+from fttune.config.distributions import Float
 from fttune.config.workspace import Workspace
 from tests import processes
 from tests.recipes import write_experiment, write_study
@@ -231,6 +231,22 @@ BAD_INPUTS = {
     "monitor without validation": (
         ["train", "experiments/tiny.yaml", "--set", "training.monitor=val/accuracy", "--set", "data.split.val=0.0"],
         "training.monitor needs a validation split",
+    ),
+    "a typo in a policy, before any image is read": (
+        ["train", "experiments/images.yaml", "--set", "freeze.train.frist=2"],
+        "freeze.train: must be one of last, first, stages, window, params, regex, got 'frist'; did you mean 'first'?",
+    ),
+    "a pattern that fits no parameter, before any image is read": (
+        ["train", "experiments/images.yaml", "--set", "freeze.train.regex=layer9"],
+        "freeze.train.regex: 'layer9' fits no parameter",
+    ),
+    "an impossible window, before any image is read": (
+        ["train", "experiments/images.yaml", "--set", "freeze.train.window=[2, 9]"],
+        "freeze.train.window: must lie within 0..3",
+    ),
+    "a contradiction, before any image is read": (
+        ["train", "experiments/images.yaml", "--set", "freeze.train=none", "--set", "freeze.head.frozen=true"],
+        "freeze.head.frozen: must be false where no stage trains: nothing would train",
     ),
     "deeper than the backbone": (
         ["search", "studies/tiny.yaml", "--set", "space.freeze.unfrozen_stages.high=9"],

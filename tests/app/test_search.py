@@ -268,6 +268,29 @@ def test_trials_that_a_lowered_budget_leaves_no_room_for_are_closed(tmp_path: Pa
     }
 
 
+def test_a_search_stopped_inside_the_second_phase_of_a_trial_ends_as_if_it_had_not_been(
+    tmp_path: Path, empty_stores: Path
+) -> None:
+    phases = [{"unfrozen_stages": 0, "epochs": 1}, {"train": "all", "epochs": 2, "lr_mult": 0.5}]
+    write_experiment(tmp_path, freeze={"phases": phases}, training__epochs=3, training__schedule="cosine")
+    space = {"optimizer.lr": {"type": "float", "low": 1.0e-3, "high": 0.1, "log": True}}
+    study = tiny_study(tmp_path, space=space, budget__n_trials=3)
+
+    def interrupt(entry: events.Entry) -> None:
+        if entry.run == "tiny/1" and isinstance(entry.event, events.EpochEnded) and entry.event.epoch == 2:
+            raise KeyboardInterrupt
+
+    found = []
+    for name, display in (("stopped", interrupt), ("whole", None)):
+        workspace = Workspace.at(tmp_path, shutil.copytree(empty_stores, tmp_path / name))
+        if display:
+            with pytest.raises(KeyboardInterrupt):
+                fttune.search(study, workspace=workspace, display=display)
+        trials = fttune.search(study, workspace=workspace).trials
+        found.append([(t.params, t.value, t.intermediate_values) for t in trials])
+    assert found[0] == found[1]
+
+
 def test_two_studies_of_one_name_do_not_share_runs_on_one_server(tmp_path: Path, workspace: Workspace) -> None:
     study = tiny_study(tmp_path, budget__n_trials=1, tracking={"uri": workspace.mlflow_uri})
     for owner in ("first", "second"):

@@ -98,7 +98,8 @@ def test_lr_draws_the_loss_and_proposes_a_range_that_a_study_takes(workspace: Wo
     assert isinstance(lr, Float)
     assert 1e-6 < lr.low < lr.high < 1
     assert "step 10/100, lr" in err
-    assert Image.open(workspace.mlruns / "lr" / "tiny.png").format == "PNG"
+    with Image.open(workspace.mlruns / "lr" / "tiny.png") as figure:
+        assert figure.format == "PNG"
     found = json.loads(processes.run("lr", "experiments/tiny.yaml", "--json", cwd=workspace.root)[1])
     assert found["proposed"] == {"low": lr.low, "high": lr.high}
     assert found["curve"][0]["lr"] == pytest.approx(1e-6)

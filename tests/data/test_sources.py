@@ -2,7 +2,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import fttune.data
-from fttune.config import sections
+from fttune.config import data
 from fttune.data.sources import SOURCES, digits
 
 
@@ -19,7 +19,7 @@ def test_digits_are_scaled_to_the_whole_range_and_named_by_index():
 
 
 def test_every_source_of_the_configuration_has_a_function():
-    assert [kind.partition(":")[0] for kind in sections.SOURCES] == list(SOURCES)
+    assert [kind.partition(":")[0] for kind in data.SOURCES] == list(SOURCES)
 
 
 def test_the_room_hands_out_these_names():

@@ -9,6 +9,7 @@ BatchNorm).
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
@@ -35,9 +36,16 @@ class Freezing:
     @property
     def trained(self) -> tuple[str, ...]:
         """The parts in which something trains, from the input to the output."""
-        return tuple(
-            name for name, part in self.parts.items() if any(path in self.names for path, _ in named_parameters(part))
-        )
+        return tuple(self.members)
+
+    @cached_property
+    def members(self) -> Mapping[str, list[tuple[str, nn.Parameter]]]:
+        """Part name -> its parameters that train, with their names; parts without any are left out."""
+        parts = {
+            part: [(name, p) for name, p in named_parameters(members) if name in self.names]
+            for part, members in self.parts.items()
+        }
+        return {part: members for part, members in parts.items() if members}
 
     def train_mode(self) -> None:
         """Put trained parts into training mode and frozen parts into evaluation mode, norms as the policy says."""

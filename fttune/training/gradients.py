@@ -6,18 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from fttune.freezing import Freezing, PartGradient, named_parameters
+from fttune.freezing import Freezing, PartGradient
 
 Trained = Mapping[str, list[tuple[str, nn.Parameter]]]
 
 
 def trained_parameters(freezing: Freezing) -> Trained:
     """Return part name -> its parameters that train, with their names; parts without any are left out."""
-    parts = {
-        part: [(name, p) for name, p in named_parameters(members) if name in freezing.names]
-        for part, members in freezing.parts.items()
-    }
-    return {part: members for part, members in parts.items() if members}
+    return freezing.members
 
 
 class GradientRecord:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fttune.config import Experiment
-from fttune.config.policy import Policy
+from fttune.config.policy import PhasePlan, Policy
 from fttune.data import Part, augment
 from fttune.errors import BadInput
 from fttune.freezing import HEAD, Freezing, PartGradient, Parts
@@ -52,6 +52,7 @@ class Regime:
     """
 
     span: Span
+    phase: PhasePlan
     freezing: Freezing
     lr: float
     rates: Mapping[str, float]

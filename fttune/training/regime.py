@@ -39,14 +39,14 @@ def next_regime(run: Run, past: Sequence[Past], before: Regime | None) -> Regime
     if span is None:
         return None
     phase = _narrowed(run, run.policy.phases[span.index], past)
-    freezing = apply_phase(run.parts, run.policy, phase)
+    freezing = before.freezing if before and before.phase == phase else apply_phase(run.parts, run.policy, phase)
     if before is not None and before.freezing.names - freezing.names:
         _forget(run, freezing)
     lr = run.experiment.optimizer.learning_rate
     rates = run.policy.rates(phase, lr)
     rates = {part: rate * _multiplier(run, part, past) for part, rate in rates.items()}
     factor = plateau_factor(training, losses[span.first - 1 :], "minimize")
-    return Regime(span, freezing, phase.base(lr), rates, factor)
+    return Regime(span, phase, freezing, phase.base(lr), rates, factor)
 
 
 def _narrowed(run: Run, phase: PhasePlan, past: Sequence[Past]) -> PhasePlan:

@@ -135,8 +135,20 @@ def _attach(study: Study, stored: optuna.Study, frozen: FrozenTrial) -> Trial:
     """Return a running trial of an earlier process as it was: number and parameters stay."""
     stored.sampler = sampler_for(study, frozen.number, at_random=_repeats(stored, frozen.number) > MAX_REPEATS)
     trial = Trial(stored, frozen._trial_id)
+    if RECIPE not in frozen.user_attrs:
+        _redraw(study, trial, frozen)
     _suggest(study, trial)
     return trial
+
+
+def _redraw(study: Study, trial: Trial, frozen: FrozenTrial) -> None:
+    """Draw again what was drawn one by one before a kill amid asking: the generator then goes on as it would have."""
+    for name in study.searched.order:
+        drawn = frozen.distributions.get(name)
+        if drawn is None or drawn.single() or trial._is_fixed_param(name, drawn):
+            continue
+        if not trial._is_relative_param(name, drawn):
+            trial.study.sampler.sample_independent(trial.study, frozen, name, drawn)
 
 
 def _suggest(study: Study, trial: Trial) -> None:

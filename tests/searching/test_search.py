@@ -1,3 +1,4 @@
+import itertools
 import math
 import sys
 from collections.abc import Callable
@@ -135,19 +136,27 @@ def test_an_interrupted_trial_keeps_its_number_and_parameters(tmp_path: Path, wo
     assert [(asked.number, asked.resumed) for asked in seen[1:]] == [(2, False), (3, False)]
 
 
+@pytest.mark.parametrize(("sampler", "killed"), [("tpe", 1), ("random", 3)])
 def test_a_trial_killed_while_it_was_asked_is_completed_with_the_same_values(
-    tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    sampler: str, killed: int, tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = tiny_study(tmp_path, sampler__type="tpe")
+    space = {**NUMBERS_ONLY, "freeze.unfrozen_stages": {"type": "int", "low": 0, "high": 4}}
+    study = tiny_study(tmp_path, sampler__type=sampler, space=space)
     whole = opened(study, Workspace.at(tmp_path, tmp_path / "other"))
     search(study, whole, objective)
 
-    original = optuna.Trial.suggest_int
-    monkeypatch.setattr(optuna.Trial, "suggest_int", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        search(study, opened(study, workspace), objective)
-    monkeypatch.setattr(optuna.Trial, "suggest_int", original)
-    assert len(opened(study, workspace).trials[0].params) == 1
+    suggest_int, calls = optuna.Trial.suggest_int, itertools.count(1)
+
+    def dies(trial: optuna.Trial, name: str, low: int, high: int, *, step: int, log: bool) -> int:
+        if next(calls) == killed:
+            raise KeyboardInterrupt
+        return suggest_int(trial, name, low, high, step=step, log=log)
+
+    with monkeypatch.context() as killing:
+        killing.setattr(optuna.Trial, "suggest_int", dies)
+        with pytest.raises(KeyboardInterrupt):
+            search(study, opened(study, workspace), objective)
+    assert len(opened(study, workspace).trials[-1].params) == 2
     search(study, opened(study, workspace), objective)
     assert found(opened(study, workspace)) == found(whole)
 

@@ -10,6 +10,7 @@ epoch. Targets: 30 ms per trial, 3 ms per epoch.
 """
 
 import argparse
+import gc
 import tempfile
 import threading
 import time
@@ -155,8 +156,11 @@ def measure(epochs: int, trials: int, clock: Clock) -> dict[str, float]:
             bare_trial(study, inputs, workspace.mlruns)
             bare.append(time.thread_time() - marks[-1])
 
+        gc.collect()
+        gc.freeze()  # a walk over all that was imported takes 300 ms, and would fall to whomever it interrupts
         clock.cpu.clear()
         fttune.search(study, workspace=workspace, display=interleave)
+        gc.unfreeze()
     # The first mark stands before the first trial, the last one after the last.
     training = sum(bare[:-1])
     main = marks[-1] - marks[0] - training

@@ -21,6 +21,7 @@ from fttune.freezing.lora import is_adapter
 
 Part = Mapping[str, nn.Module | nn.Parameter]
 Parts = Mapping[str, Part]
+Trained = Mapping[str, list[tuple[str, nn.Parameter]]]
 HEAD = "head"
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -39,7 +40,7 @@ class Freezing:
         return tuple(self.members)
 
     @cached_property
-    def members(self) -> Mapping[str, list[tuple[str, nn.Parameter]]]:
+    def members(self) -> Trained:
         """Part name -> its parameters that train, with their names; parts without any are left out."""
         parts = {
             part: [(name, p) for name, p in named_parameters(members) if name in self.names]
@@ -54,8 +55,9 @@ class Freezing:
             training = name in trained
             for module in _modules(part):
                 module.train(training)
-                for norm in _running_norms(module):
-                    norm.train({"frozen": training, "all_frozen": False, "updated": True}[self.norm_stats])
+                if self.norm_stats != "frozen":
+                    for norm in _running_norms(module):
+                        norm.train(self.norm_stats == "updated")
 
     def counts(self) -> tuple[int, int]:
         """Return the number of trained parameters and of all parameters."""

@@ -21,9 +21,8 @@ from fttune.models import build_backbone
 from fttune.training.checkpoints import BestEpoch, CheckpointFolder, Snapshot
 from fttune.training.device import choose_device
 from fttune.training.events import Described, EpochEnded, Event, FileSaved
-from fttune.training.gradients import drift, trained_parameters
 from fttune.training.inputs import Inputs
-from fttune.training.loop import Regime, Run, TrainedEpoch, evaluate, train_epoch, try_smallest_batch
+from fttune.training.loop import Regime, Run, TrainedEpoch, evaluate, train_epoch, train_mode, try_smallest_batch
 from fttune.training.metrics import TOP_K
 from fttune.training.regime import Past, next_regime
 
@@ -85,7 +84,7 @@ def fine_tune(
         while regime := next_regime(run, past, regime):
             ended, trained = _epoch(run, regime, len(past) + 1)
             epochs.append(ended)
-            past.append(Past(_loss(ended, best.monitor), trained.gradients))
+            past.append(Past(_loss(ended, best.monitor), trained.motion.gradients))
             step_losses += trained.step_losses
             emit(ended)
             best.offer(ended, run.backbone.module)
@@ -119,11 +118,9 @@ def check_recipe(experiment: Experiment, inputs: Inputs, *, monitor: str | None 
     run = prepare_run(experiment, inputs)
     _require_validation(run)
     for phase in run.policy.phases:
-        freezing = apply_phase(run.parts, run.policy, phase)
-        run.backbone.module.train()
-        freezing.train_mode()
+        train_mode(run, apply_phase(run.parts, run.policy, phase))
         run.backbone.require_size(experiment.data.image_size)
-        try_smallest_batch(run, freezing)
+        try_smallest_batch(run)
 
 
 def _monitored(metric: str, inputs: Inputs) -> str | None:
@@ -201,8 +198,9 @@ def _epoch(run: Run, regime: Regime, epoch: int) -> tuple[EpochEnded, TrainedEpo
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise Diverged(f"{name} became {value} in epoch {epoch}; a smaller optimizer.lr may help")
-    metrics |= {f"relative_grad_norm/{part}": gradient.relative for part, gradient in trained.gradients.items()}
-    metrics |= {f"drift/{part}": value for part, value in drift(trained_parameters(regime.freezing), run.start).items()}
+    motion = trained.motion
+    metrics |= {f"relative_grad_norm/{part}": gradient.relative for part, gradient in motion.gradients.items()}
+    metrics |= {f"drift/{part}": value for part, value in motion.drift.items()}
     metrics["stages_trained"] = float(stage_mask(run, regime.freezing.trained))
     return EpochEnded(epoch, {**metrics, "epoch_seconds": time.monotonic() - started}), trained
 

@@ -1,36 +1,37 @@
 """What gradients and weights do, per part and epoch. Nothing waits for the device before `result`."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from torch import Tensor
 
-from fttune.freezing import Freezing, PartGradient
+from fttune.freezing import PartGradient, Trained
 
-Trained = Mapping[str, list[tuple[str, nn.Parameter]]]
+TINY = 1e-12
 
 
-def trained_parameters(freezing: Freezing) -> Trained:
-    """Return part name -> its parameters that train, with their names; parts without any are left out."""
-    return freezing.members
+@dataclass(frozen=True)
+class Motion:
+    """What one epoch did to each part that trains: its gradients, and its drift |w - w0| / |w0| since the start."""
+
+    gradients: Mapping[str, PartGradient]
+    drift: Mapping[str, float]
 
 
 class GradientRecord:
     """Adds up one epoch's gradients. `moments` adds their mean and variance, at the cost of two copies of them."""
 
     def __init__(self, trained: Trained, *, moments: bool) -> None:
-        self._parts = {part: [p for _, p in members] for part, members in trained.items()}
+        self._trained = trained
+        self._parameters: list[Tensor] = [p for members in trained.values() for _, p in members]
         self._steps = 0
-        self._squares: Tensor | None = None  # (parts,) sums of squared norms
-        self._sums = {p: (torch.zeros_like(p), torch.zeros_like(p)) for ps in self._parts.values() for p in ps}
-        if not moments:
-            self._sums = {}
+        self._squares: Tensor | None = None  # (parameters,) sums of squared norms
+        self._sums = {p: (torch.zeros_like(p), torch.zeros_like(p)) for p in self._parameters} if moments else {}
 
     def add(self) -> None:
         """Take the gradients of a step, between `backward` and the optimizer's step."""
-        norms = [get_total_norm([p.grad for p in ps if p.grad is not None]) for ps in self._parts.values()]
-        squares = torch.stack(norms).square()
+        squares = _squares([p.new_zeros(()) if p.grad is None else p.grad for p in self._parameters])
         self._squares = squares if self._squares is None else self._squares + squares
         self._steps += 1
         for p, (total, squared) in self._sums.items():
@@ -38,35 +39,36 @@ class GradientRecord:
                 total += p.grad
                 squared += p.grad.square()
 
-    def result(self) -> dict[str, PartGradient]:
-        """Return what each part's gradients did; the weights are those at the end of the epoch."""
-        if self._squares is None:
-            return {}
-        weights = torch.stack([get_total_norm(ps) for ps in self._parts.values()])
-        relative = ((self._squares / self._steps).sqrt() / weights.clamp_min(1e-12)).cpu().tolist()
-        return {
-            part: PartGradient(value, *self._moments(ps))
-            for value, (part, ps) in zip(relative, self._parts.items(), strict=True)
-        }
+    def result(self, start: Mapping[str, Tensor]) -> Motion:
+        """Return what the epoch did; the weights are those at its end, `start` holds those of the run by name."""
+        assert self._squares is not None, "an epoch has a step, and something trains in it"
+        weights = [p.detach() for p in self._parameters]
+        begun = [start[name] for members in self._trained.values() for name, _ in members]
+        moved = torch._foreach_sub(weights, begun)
+        squares = _squares([*weights, *moved, *begun]).view(3, -1)
+        rows = torch.cat([(self._squares / self._steps)[None], squares])  # (4, parameters)
+        counts = torch.tensor([len(members) for members in self._trained.values()])
+        parts = torch.arange(len(counts)).repeat_interleave(counts).to(rows.device, non_blocking=True)
+        norms = rows.new_zeros(4, len(counts)).index_add_(1, parts, rows).sqrt().cpu()  # (4, parts)
+        relative = (norms[0] / norms[1].clamp_min(TINY)).tolist()
+        drift = (norms[2] / norms[3].clamp_min(TINY)).tolist()
+        return Motion(
+            {part: PartGradient(r, *self._moments(part)) for part, r in zip(self._trained, relative, strict=True)},
+            dict(zip(self._trained, drift, strict=True)),
+        )
 
-    def _moments(self, parameters: list[nn.Parameter]) -> tuple[float, float]:
+    def _moments(self, part: str) -> tuple[float, float]:
         """Return the norm of the summed gradients, and the mean over elements of mean^2 / variance."""
         if not self._sums:
             return 0.0, 0.0
-        totals = [self._sums[p][0] for p in parameters]
+        sums = [self._sums[p] for _, p in self._trained[part]]
         ratios = []
-        for p in parameters:
-            mean, square = (total.double() / self._steps for total in self._sums[p])
+        for mean, square in ((total.double() / self._steps for total in pair) for pair in sums):
             variance = (square - mean.square()).clamp_min(0)
-            ratios.append((mean.square() / (variance + 1e-12)).flatten())
-        return get_total_norm(totals).item(), torch.cat(ratios).mean().item()
+            ratios.append((mean.square() / (variance + TINY)).flatten())
+        return _squares([total for total, _ in sums]).sum().sqrt().item(), torch.cat(ratios).mean().item()
 
 
-def drift(trained: Trained, start: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return for each part |w - w0| / |w0| over its parameters that train."""
-    moved = [get_total_norm([p.detach() - start[name] for name, p in members]) for members in trained.values()]
-    begun = [get_total_norm([start[name] for name, _ in members]) for members in trained.values()]
-    if not moved:
-        return {}
-    values = (torch.stack(moved) / torch.stack(begun).clamp_min(1e-12)).cpu().tolist()
-    return dict(zip(trained, values, strict=True))
+def _squares(tensors: list[Tensor]) -> Tensor:
+    """Return the squared norm of each tensor, (tensors,), in one pass."""
+    return torch.stack(list(torch._foreach_norm(tensors))).square()

@@ -11,10 +11,10 @@ from fttune.config import Experiment
 from fttune.config.policy import PhasePlan, Policy
 from fttune.data import Part, augment
 from fttune.errors import BadInput
-from fttune.freezing import HEAD, Freezing, PartGradient, Parts
+from fttune.freezing import HEAD, Freezing, Parts
 from fttune.models import Backbone, Outputs
 from fttune.training.device import Device
-from fttune.training.gradients import GradientRecord, trained_parameters
+from fttune.training.gradients import GradientRecord, Motion
 from fttune.training.inputs import Inputs
 from fttune.training.metrics import classification_metrics
 from fttune.training.plan import Span
@@ -61,11 +61,11 @@ class Regime:
 
 @dataclass(frozen=True)
 class TrainedEpoch:
-    """What an epoch of training did: metrics, the loss of each step, and each trained part's gradients."""
+    """What an epoch of training did: metrics, the loss of each step, and what became of each trained part."""
 
     metrics: dict[str, float]
     step_losses: list[float]
-    gradients: Mapping[str, PartGradient]
+    motion: Motion
 
 
 def train_epoch(run: Run, regime: Regime, epoch: int) -> TrainedEpoch:
@@ -79,13 +79,12 @@ def train_epoch(run: Run, regime: Regime, epoch: int) -> TrainedEpoch:
     training, per_epoch = run.experiment.training, run.steps_per_epoch
     rows = sample_order(len(part.labels), seed=seed, epoch=epoch)
     draws = augmentation_generator(seed=seed, epoch=epoch)
-    record = GradientRecord(trained_parameters(regime.freezing), moments=run.policy.auto in ("snr", "autofreeze"))
+    record = GradientRecord(regime.freezing.members, moments=run.policy.auto in ("snr", "autofreeze"))
     losses, hits, sizes, factor = [], [], [], 1.0
-    run.backbone.module.train()
-    regime.freezing.train_mode()
+    train_mode(run, regime.freezing)
     torch.manual_seed(dropout_seed(seed=seed, epoch=epoch))
     for index, batch in enumerate(torch.split(rows, training.batch_size)):
-        step = (epoch - regime.span.first) * run.steps_per_epoch + index
+        step = (epoch - regime.span.first) * per_epoch + index
         factor = regime.factor * lr_factor(training, step=step, steps_per_epoch=per_epoch, epochs=regime.span.epochs)
         set_rates(run, regime.rates, factor=factor)
         loss, correct = update(run, regime, batch, draws, record)
@@ -99,7 +98,7 @@ def train_epoch(run: Run, regime: Regime, epoch: int) -> TrainedEpoch:
         "train/accuracy": (torch.stack(hits).cpu().sum() / weights.sum()).item(),
         "lr": regime.lr * factor,
     }
-    return TrainedEpoch(metrics, step_losses.tolist(), record.result())
+    return TrainedEpoch(metrics, step_losses.tolist(), record.result(run.start))
 
 
 def set_rates(run: Run, rates: Mapping[str, float], *, factor: float) -> None:
@@ -133,21 +132,25 @@ def update(
 
 def _distance_penalty(run: Run, regime: Regime, alpha: float) -> Tensor:
     """Return alpha/2 * ||w - w0||^2 over what trains outside the head (L2-SP)."""
-    stages = {part: members for part, members in trained_parameters(regime.freezing).items() if part != HEAD}
-    squares = [(p - run.start[name]).square().sum() for members in stages.values() for name, p in members]
+    stages = [members for part, members in regime.freezing.members.items() if part != HEAD]
+    squares = [(p - run.start[name]).square().sum() for members in stages for name, p in members]
     return alpha / 2 * torch.stack(squares).sum() if squares else torch.zeros((), device=run.device.device)
 
 
-def try_smallest_batch(run: Run, freezing: Freezing) -> None:
+def train_mode(run: Run, freezing: Freezing) -> None:
+    """Put the model into training mode, its frozen parts excepted."""
+    run.backbone.module.train()
+    freezing.train_mode()
+
+
+def try_smallest_batch(run: Run) -> None:
     """Run the last batch of an epoch when it is a single image, which some norm layers cannot train on.
 
-    The run's norm statistics move, so it is of no use afterwards. Raises BadInput.
+    The model is in training mode. Its norm statistics move, so the run is of no use afterwards. Raises BadInput.
     """
     training, part = run.experiment.training, run.inputs.data.train
     if (len(part.labels) - 1) % training.batch_size:
         return
-    run.backbone.module.train()
-    freezing.train_mode()
     images, _ = run.inputs.batch(part, torch.tensor([0]), run.device.device)
     data = run.experiment.data
     images = augment(images, data.augment, image_size=data.image_size, generator=torch.Generator())

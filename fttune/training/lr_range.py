@@ -18,9 +18,9 @@ from torch import Tensor
 
 from fttune.config import Experiment
 from fttune.training.fine_tune import prepare_run
-from fttune.training.gradients import GradientRecord, trained_parameters
+from fttune.training.gradients import GradientRecord
 from fttune.training.inputs import Inputs
-from fttune.training.loop import set_rates, update
+from fttune.training.loop import set_rates, train_mode, update
 from fttune.training.randomness import augmentation_generator, dropout_seed, sample_order
 from fttune.training.regime import next_regime
 
@@ -164,9 +164,8 @@ def _train_step(experiment: Experiment, inputs: Inputs) -> TrainStep:
     run = prepare_run(experiment, inputs)
     regime = next_regime(run, [], None)
     assert regime is not None, "a run has an epoch"
-    record = GradientRecord(trained_parameters(regime.freezing), moments=False)
-    run.backbone.module.train()
-    regime.freezing.train_mode()
+    record = GradientRecord(regime.freezing.members, moments=False)
+    train_mode(run, regime.freezing)
     batches = _batches(experiment, len(inputs.data.train.labels))
 
     def train(_: int, lr: float) -> float:

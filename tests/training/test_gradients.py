@@ -5,14 +5,18 @@ import torch
 
 from fttune.config.freeze import Freeze
 from fttune.freezing import apply_policy
-from fttune.training.gradients import GradientRecord, drift, trained_parameters
+from fttune.training.gradients import GradientRecord
 
 
 def setting():
     torch.manual_seed(0)
     body, head = torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)
     freezing = apply_policy({"body": {"0": body}, "head": {"1": head}}, Freeze(unfrozen_stages="all"))
-    return body, head, trained_parameters(freezing)
+    return body, head, freezing.members
+
+
+def copies(trained):
+    return {name: p.detach().clone() for members in trained.values() for name, p in members}
 
 
 def test_a_record_holds_norms_over_the_steps_of_an_epoch():
@@ -27,7 +31,7 @@ def test_a_record_holds_norms_over_the_steps_of_an_epoch():
         record.add()
     grads = torch.stack(seen)  # (steps, parameters of the body)
     weights = torch.cat([p.detach().flatten() for p in body.parameters()]).double()
-    found = record.result()["body"]
+    found = record.result(copies(trained)).gradients["body"]
     assert found.relative == pytest.approx((grads.square().sum(1).mean().sqrt() / weights.norm()).item(), rel=1e-5)
     assert found.total == pytest.approx(grads.sum(0).norm().item(), rel=1e-5)
     mean, variance = grads.mean(0), grads.var(0, correction=0)
@@ -36,9 +40,11 @@ def test_a_record_holds_norms_over_the_steps_of_an_epoch():
 
 def test_drift_is_the_relative_distance_from_the_start():
     body, _, trained = setting()
-    start = {name: p.detach().clone() for members in trained.values() for name, p in members}
-    assert drift(trained, start) == {"body": 0.0, "head": 0.0}
+    start = copies(trained)
+    record = GradientRecord(trained, moments=False)
+    record.add()
+    assert record.result(start).drift == {"body": 0.0, "head": 0.0}
     with torch.no_grad():
         body.weight += 1
     norm = torch.cat([start["0.weight"].flatten(), start["0.bias"]]).norm()
-    assert drift(trained, start)["body"] == pytest.approx((6**0.5 / norm).item(), rel=1e-6)
+    assert record.result(start).drift["body"] == pytest.approx((6**0.5 / norm).item(), rel=1e-6)

@@ -29,3 +29,9 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def obstacle(path: Path) -> Path | None:
+    """Return what keeps a file or folder from being made at `path`, None when nothing does; makes nothing itself."""
+    nearest = next(place for place in (path, *path.parents) if place.exists())
+    return None if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK) else nearest

@@ -1,19 +1,18 @@
 """The lr range test as a command: a recipe's inputs, the sweep, the figure. Nothing is tracked; the figure is kept."""
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fttune.app.session import Display, open_session
-from fttune.app.train import prepare_in
+from fttune.app.session import Display
+from fttune.app.train import untracked_inputs
 from fttune.config import Experiment
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, WorkFailed
+from fttune.files import obstacle
 from fttune.report.figures import draw_lr_curve, lr_chart
-from fttune.training import check_recipe, prepare
-from fttune.training.inputs import Inputs
+from fttune.training import check_recipe
 from fttune.training.lr_range import MIN_STEPS, LrRange, RangeTest, lr_range_test, propose
 
 MAX_STEPS = 100_000
@@ -60,7 +59,8 @@ def find_lr_range(
 ) -> FoundRange:
     """Make the range test of a recipe and draw it to `out`, by default `mlruns/lr/<experiment>.png`.
 
-    `say` is told how it goes; `display` follows the training of `weights: experiment:<name>`, which is tracked.
+    `say` is told how it goes; `display` gets notices, and follows the training of `weights: experiment:<name>`, which
+    is tracked.
 
     Raises:
         BadInput: the sweep, the recipe or the figure's place cannot be used.
@@ -69,7 +69,7 @@ def find_lr_range(
     sweep.check()
     figure = (out or workspace.mlruns / "lr" / f"{experiment.name}.png").absolute()
     _require_place(figure)
-    inputs = _inputs(experiment, workspace, say=say, display=display)
+    inputs = untracked_inputs(experiment, workspace, display=display)
     check_recipe(experiment, inputs)
 
     def progress(step: int, lr: float, loss: float) -> None:
@@ -98,22 +98,9 @@ def yaml_line(proposed: LrRange) -> str:
     return f"optimizer.lr: {{type: float, low: {low}, high: {high}, log: true}}"
 
 
-def _inputs(
-    experiment: Experiment, workspace: Workspace, *, say: Callable[[str], None], display: Display | None
-) -> Inputs:
-    if experiment.backbone.weights.startswith("experiment:"):
-        with open_session(workspace, tracking_uri=None, display=display) as session:
-            return prepare_in(session, experiment)
-    inputs = prepare(experiment, workspace)
-    for text in inputs.data.notices:
-        say(text)
-    return inputs
-
-
 def _require_place(figure: Path) -> None:
     """Refuse a figure's file that cannot be written, without making it. Raises BadInput."""
     if figure.suffix != ".png":
         raise BadInput(f"--out: must be a file that ends in .png, got {str(figure)!r}")
-    nearest = next(path for path in figure.parents if path.exists())
-    if figure.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    if figure.is_dir() or obstacle(figure.parent):
         raise BadInput(f"--out: {str(figure)!r} cannot be written; name a file in a folder that can")

@@ -16,7 +16,7 @@ from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
 from fttune.training import CheckpointFolder, FineTuneResult, Inputs, check_recipe, prepare
 from fttune.training import fine_tune as run_recipe
-from fttune.training.events import RunClosed, RunOpened
+from fttune.training.events import EventLog, Notice, RunClosed, RunOpened
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,11 +46,19 @@ def fine_tune(
         assert inputs.architecture is not None, "a module brings its own"
         own = {"backbone.name": inputs.architecture.name, "backbone.weights": "none"}
         return run_recipe(experiment.replace(own), inputs)
+    return run_recipe(experiment, untracked_inputs(experiment, workspace))
+
+
+def untracked_inputs(experiment: Experiment, workspace: Workspace, *, display: Display | None = None) -> Inputs:
+    """Return a recipe's inputs for work that is not tracked; MLflow is opened for `experiment:<name>` alone."""
     if not experiment.backbone.weights.startswith("experiment:"):
-        return run_recipe(experiment, prepare(experiment, workspace))
-    with open_session(workspace, tracking_uri=None, display=None) as session:
-        inputs = prepare_in(session, experiment)
-    return run_recipe(experiment, inputs)
+        inputs = prepare(experiment, workspace)
+        log = EventLog(*([display] if display else []))
+        for text in inputs.data.notices:
+            log.append(experiment.name, Notice(text))
+        return inputs
+    with open_session(workspace, tracking_uri=None, display=display) as session:
+        return prepare_in(session, experiment)
 
 
 def train(

@@ -1,6 +1,6 @@
 """When a field acts: which fields exclude each other, which act only beside others, and conditions of a space.
 
-The three tables below are the whole knowledge; a field named in them may be missing from a schema.
+The three tables below are the whole knowledge.
 """
 
 import copy
@@ -14,12 +14,15 @@ from fttune.config import known
 from fttune.config.depth import DEPTH, is_depth, resolved_depth
 from fttune.config.distributions import Bounds, Condition, same
 from fttune.config.fields import Tree, lies_in, put, remove, touch, value_at
+from fttune.config.freeze import SELECTORS, Selection
+from fttune.config.presets import PRESETS_WITH_K
+from fttune.config.sections import OF_SCHEDULE
 
 # Of each line at most one is given: setting one replaces the others.
 ALTERNATIVES = (
     ("optimizer.lr", "optimizer.elr"),
-    (DEPTH, "freeze.train", "freeze.phases", "freeze.auto", "freeze.preset"),
-    tuple(f"freeze.train.{form}" for form in ("last", "first", "stages", "window", "params", "regex")),
+    tuple(f"freeze.{selector}" for selector in SELECTORS),
+    tuple(f"freeze.train.{form}" for form in Selection.model_fields),
 )
 
 
@@ -39,11 +42,9 @@ NOTHING_UNFROZEN = {
 }
 ACTS = (
     Acts(("optimizer.momentum", "optimizer.nesterov", "optimizer.elr"), only={"optimizer.name": ("sgd",)}),
-    Acts(("training.step_epochs", "training.step_factor"), only={"training.schedule": ("step",)}),
-    Acts(("training.power",), only={"training.schedule": ("polynomial",)}),
-    Acts(("training.plateau_factor", "training.plateau_patience_epochs"), only={"training.schedule": ("plateau",)}),
+    *(Acts((f"training.{own}",), only={"training.schedule": (owner,)}) for own, (owner, _) in OF_SCHEDULE.items()),
     Acts(("training.warmup_epochs",), never={"training.schedule": ("one_cycle",)}),
-    Acts(("freeze.k",), only={"freeze.preset": ("last_k", "first_k", "surgical")}),
+    Acts(("freeze.k",), only={"freeze.preset": PRESETS_WITH_K}),
     Acts(("freeze.layer_decay", "freeze.stage_lr", "freeze.penalty", "freeze.adapter"), never=NOTHING_UNFROZEN),
     Acts(("freeze.head.lr_mult",), never={"freeze.head.frozen": (True,)}),
 )

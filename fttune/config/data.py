@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from fttune.config import known
-from fttune.config.sections import Section, Seed, broken
+from fttune.config.sections import Section, Seed, broken, one_form
 
 SOURCES = ("digits", "folder", "csv", "torchvision:<DatasetName>")
 PARTS = ("train", "val", "test", "drift", "relative_grad_norm")  # what metrics are named after already
@@ -79,17 +79,7 @@ class Shift(Section):
 
 
 def _one_shift(value: object) -> object:
-    if value == "none" or isinstance(value, Shift):
-        return value
-    kinds = ", ".join(Shift.model_fields)
-    if not isinstance(value, Mapping):
-        raise broken(f"must be none or one of {kinds} with its value, got {known.shown(value)}")
-    given = [kind for kind in value if value[kind] is not None]
-    if len(given) != 1:
-        raise broken(f"must hold exactly one of {kinds}, got {known.shown(given)}")
-    if given[0] not in Shift.model_fields:
-        raise broken(known.one_of(given[0], Shift.model_fields))
-    return Shift.model_validate(value)
+    return one_form(value, Shift, words=("none",))
 
 
 Shifted = Annotated[Literal["none"] | Shift, BeforeValidator(_one_shift)]

@@ -25,7 +25,7 @@ def is_field(model: type[BaseModel], dotted: str) -> bool:
     parent, _, key = dotted.rpartition(".")
     if not key or parent not in field_names(model):
         return False
-    return any(get_origin(member) is dict for member in _members(_annotation(model, parent)))
+    return any(get_origin(member) is dict for member in members(_annotation(model, parent)))
 
 
 def value_at(model: type[BaseModel], tree: Tree, dotted: str) -> Any:
@@ -74,12 +74,21 @@ def touch(a: str, b: str) -> bool:
     return lies_in(a, b) or lies_in(b, a)
 
 
+def members(annotation: Any) -> list[Any]:
+    """Return the parts of a union, or the annotation itself, without metadata; None counts."""
+    if get_origin(annotation) is Annotated:
+        return members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [member for part in get_args(annotation) for member in members(part)]
+    return [annotation]
+
+
 def _names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         if field.exclude:  # the name of the file
             continue
         section = _section(field.annotation)
-        if [section] != _members(field.annotation):
+        if [section] != members(field.annotation):
             yield f"{prefix}{name}"
         if section is not None:
             yield from _names(section, f"{prefix}{name}.")
@@ -117,14 +126,4 @@ def _annotation(model: type[BaseModel], dotted: str) -> Any:
 
 def _section(annotation: Any) -> type[BaseModel] | None:
     """Return the section that an annotation is or may be."""
-    members = (m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel))
-    return next(members, None)
-
-
-def _members(annotation: Any) -> list[Any]:
-    """Return the parts of a union, or the annotation itself, without metadata."""
-    if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [member for part in get_args(annotation) for member in _members(part)]
-    return [annotation]
+    return next((m for m in members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)), None)

@@ -14,14 +14,14 @@ from fttune.config.study import Study
 
 Identity = Mapping[str, Any]
 _BY_CONTENT = ("data.path", "backbone.weights")
-_NO_INFLUENCE = ("training.device",)
+NO_INFLUENCE = ("training.device",)
 
 
 def experiment_identity(experiment: Experiment, *, data: str, weights: str) -> Identity:
     """Return the identity of a recipe; `data` is the data's fingerprint, `weights` a name or `sha256:...`."""
     params = flatten(experiment.model_dump(exclude={"data": {"also_evaluate"}}))
     # Without fields that say nothing: an optional field that a later version brings changes no identity.
-    fields = {k: v for k, v in params.items() if v is not None and k not in (*_BY_CONTENT, *_NO_INFLUENCE)}
+    fields = {k: v for k, v in params.items() if v is not None and k not in (*_BY_CONTENT, *NO_INFLUENCE)}
     if experiment.data.shift == "none":
         del fields["data.shift"]  # so identities from before there were shifts still hold
     return _plain({**fields, "data.content": data, "backbone.weights": weights})

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from fttune.config import known
 from fttune.config.depth import is_depth
 from fttune.config.presets import PRESETS, PRESETS_WITH_K
-from fttune.config.sections import Section, broken
+from fttune.config.sections import Section, broken, one_form
 
 SELECTORS = ("unfrozen_stages", "train", "phases", "auto", "preset")
 
@@ -73,17 +73,7 @@ class Selection(Section):
 
 
 def _one_selection(value: object) -> object:
-    if value in ("all", "none") or isinstance(value, Selection):
-        return value
-    forms = ", ".join(Selection.model_fields)
-    if not isinstance(value, Mapping):
-        raise broken(f"must be all, none or one of {forms} with its value, got {known.shown(value)}")
-    given = [key for key in value if value[key] is not None]
-    if len(given) != 1:
-        raise broken(f"must hold exactly one of {forms}, got {known.shown(given)}")
-    if given[0] not in Selection.model_fields:
-        raise broken(known.one_of(given[0], Selection.model_fields))
-    return Selection.model_validate(value)
+    return one_form(value, Selection, words=("all", "none"))
 
 
 Train = Annotated[Literal["all", "none"] | Selection, BeforeValidator(_one_selection)]

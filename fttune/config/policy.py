@@ -1,8 +1,7 @@
 """What a `freeze` section means for a backbone's stages: a policy without alternatives, presets filled in."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from fttune.config import known
 from fttune.config.depth import resolved_depth
@@ -68,9 +67,9 @@ def resolve(freeze: Freeze, stages: Sequence[str], *, epochs: int) -> Policy:
     freeze = _filled_in(freeze, Room(len(stages), epochs, freeze.k or 0))
     if freeze.phases is not None:
         _check_lengths(freeze.phases, epochs)
-        plans = [_phase(phase, freeze, stages, f"freeze.phases[{i}].") for i, phase in enumerate(freeze.phases)]
+        plans = [_plan(phase, freeze, stages, f"freeze.phases[{i}].") for i, phase in enumerate(freeze.phases)]
     else:
-        plans = [_plan(freeze, stages)]
+        plans = [_plan(freeze, freeze, stages)]
     lora = freeze.adapter.lora if freeze.adapter else None
     l2_sp = freeze.penalty.l2_sp if freeze.penalty else None
     policy = Policy(tuple(stages), tuple(plans), freeze.auto, freeze.norm_stats, freeze.head, l2_sp, lora)
@@ -100,60 +99,50 @@ def _filled_in(freeze: Freeze, room: Room) -> Freeze:
     return Freeze.model_validate({**own, **filled})
 
 
-def _plan(of: Freeze | Phase, stages: Sequence[str], prefix: str = "freeze.") -> PhasePlan:
-    """Return what trains; `auto` may train everything."""
+def _plan(of: Freeze | Phase, freeze: Freeze, stages: Sequence[str], prefix: str = "freeze.") -> PhasePlan:
+    """Return what trains, and at which rates: a phase's own, or else the section's."""
+    chosen, only = _chosen(of, stages, prefix)
+    decay, stage_lr = of.layer_decay or freeze.layer_decay or 1.0, of.stage_lr or freeze.stage_lr or {}
+    plan = PhasePlan(chosen, only, layer_decay=decay, stage_lr=stage_lr)
+    if isinstance(of, Freeze):
+        return plan
+    return replace(plan, epochs=of.epochs, plateau=of.until_plateau, lr=of.lr, lr_mult=of.lr_mult or 1.0)
+
+
+def _chosen(of: Freeze | Phase, stages: Sequence[str], prefix: str) -> tuple[tuple[str, ...], tuple[str, str]]:
+    """Return the stages in which something may train, and what in them; `auto` may train everything."""
     if isinstance(of, Freeze) and of.auto is not None:
-        return PhasePlan(tuple(stages), **_shape(of))
+        return tuple(stages), EVERYTHING
     if of.unfrozen_stages is not None:
         depth = resolved_depth(of.unfrozen_stages, len(stages))
-        return PhasePlan(_last(depth, stages, f"{prefix}unfrozen_stages"), **_shape(of))
-    train = of.train
-    if isinstance(train, Selection):
-        return _selected(train, stages, f"{prefix}train", _shape(of))
-    return PhasePlan(tuple(stages) if train == "all" else (), **_shape(of))
+        return _last(depth, stages, f"{prefix}unfrozen_stages"), EVERYTHING
+    if not isinstance(of.train, Selection):
+        return tuple(stages) if of.train == "all" else (), EVERYTHING
+    if of.train.params is not None:
+        return tuple(stages), ("params", of.train.params)
+    if of.train.regex is not None:
+        return tuple(stages), ("regex", of.train.regex)
+    return _selected(of.train, stages, f"{prefix}train"), EVERYTHING
 
 
-def _shape(of: Freeze | Phase) -> dict[str, Any]:
-    return {"layer_decay": of.layer_decay or 1.0, "stage_lr": of.stage_lr or {}}
-
-
-def _phase(phase: Phase, freeze: Freeze, stages: Sequence[str], prefix: str) -> PhasePlan:
-    plan = _plan(phase, stages, prefix)
-    return PhasePlan(
-        plan.stages,
-        plan.only,
-        epochs=phase.epochs,
-        plateau=phase.until_plateau,
-        lr=phase.lr,
-        lr_mult=phase.lr_mult or 1.0,
-        layer_decay=phase.layer_decay or freeze.layer_decay or 1.0,
-        stage_lr=phase.stage_lr or freeze.stage_lr or {},
-    )
-
-
-def _selected(train: Selection, stages: Sequence[str], field_: str, shape: Mapping[str, Any]) -> PhasePlan:
-    count = len(stages)
-    if train.params is not None:
-        return PhasePlan(tuple(stages), ("params", train.params), **shape)
-    if train.regex is not None:
-        return PhasePlan(tuple(stages), ("regex", train.regex), **shape)
+def _selected(train: Selection, stages: Sequence[str], field_: str) -> tuple[str, ...]:
     if train.window is not None:
         first, last = train.window
-        if last >= count:
-            rule = f"must lie within 0..{count - 1} ({_listed(stages)}), got {list(train.window)}"
+        if last >= len(stages):
+            rule = f"must lie within 0..{len(stages) - 1} ({_listed(stages)}), got {list(train.window)}"
             raise PolicyRefused(f"{field_}.window", rule)
-        return PhasePlan(tuple(stages[first : last + 1]), **shape)
+        return tuple(stages[first : last + 1])
     if train.stages is not None:
         for name in train.stages:
             if name not in stages:
                 raise PolicyRefused(f"{field_}.stages", _no_stage(name, stages))
-        return PhasePlan(tuple(name for name in stages if name in train.stages), **shape)
+        return tuple(name for name in stages if name in train.stages)
     if train.last is not None:
-        return PhasePlan(_last(train.last, stages, f"{field_}.last"), **shape)
+        return _last(train.last, stages, f"{field_}.last")
     assert train.first is not None, "a selection has exactly one form"
-    if train.first > count:
+    if train.first > len(stages):
         raise PolicyRefused(f"{field_}.first", _too_many(train.first, stages))
-    return PhasePlan(tuple(stages[: train.first]), **shape)
+    return tuple(stages[: train.first])
 
 
 def _last(depth: int, stages: Sequence[str], field_: str) -> tuple[str, ...]:

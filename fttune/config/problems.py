@@ -5,11 +5,14 @@ walked along the model's annotations.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from functools import reduce
+from operator import or_
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails
 
+from fttune.config.fields import members
 from fttune.config.known import did_you_mean, one_of, shown
 from fttune.config.sections import broken
 from fttune.errors import Problem
@@ -96,14 +99,12 @@ def _walk(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, Any]
 
 def _bare(annotation: Any) -> Any:
     """Return an annotation without its metadata and without `| None`; of words or one section, the section."""
-    if get_origin(annotation) is Annotated:
-        return _bare(get_args(annotation)[0])
-    others = [argument for argument in get_args(annotation) if argument is not type(None)]
-    if len(others) == 1 and type(None) in get_args(annotation):
-        return _bare(others[0])
-    sections = [other for other in others if _is_section(other)]
-    words = [other for other in others if get_origin(other) is Literal]
-    return sections[0] if len(sections) == 1 and len(sections) + len(words) == len(others) else annotation
+    others = [member for member in members(annotation) if member is not type(None)]
+    sections = [member for member in others if _is_section(member)]
+    words = [member for member in others if get_origin(member) is Literal]
+    if len(sections) == 1 and len(sections) + len(words) == len(others):
+        return sections[0]
+    return reduce(or_, others)
 
 
 def _tagged(annotation: Any) -> dict[str, type[BaseModel]]:

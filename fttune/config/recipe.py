@@ -12,11 +12,9 @@ from pydantic_core import to_jsonable_python
 from fttune.config import known
 from fttune.config.conditions import silenced_by
 from fttune.config.experiment import Experiment, flatten
-from fttune.config.fingerprint import digest
+from fttune.config.fingerprint import NO_INFLUENCE, digest
 from fttune.config.policy import Policy, resolve
 from fttune.config.study import Study
-
-_NO_INFLUENCE = ("training.device",)
 
 
 def canonical(experiment: Experiment) -> Mapping[str, Any]:
@@ -27,7 +25,7 @@ def canonical(experiment: Experiment) -> Mapping[str, Any]:
     fields = {
         name: value
         for name, value in flatten(tree).items()
-        if name not in _NO_INFLUENCE and silenced_by(Experiment, tree, name) is None
+        if name not in NO_INFLUENCE and silenced_by(Experiment, tree, name) is None
     }
     entry = known.backbones().get(experiment.backbone.name)
     if entry is None:

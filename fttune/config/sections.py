@@ -155,7 +155,7 @@ class Optimizer(Section):
 
 
 # Which fields belong to one schedule alone, and their defaults there; None is required.
-_OF_SCHEDULE: dict[str, tuple[str, float | None]] = {
+OF_SCHEDULE: dict[str, tuple[str, float | None]] = {
     "step_epochs": ("step", None),
     "step_factor": ("step", 0.1),
     "power": ("polynomial", 1.0),
@@ -165,8 +165,8 @@ _OF_SCHEDULE: dict[str, tuple[str, float | None]] = {
 
 
 def _default_of(field: str) -> Callable[[Mapping[str, Any]], Any]:
-    """Return what fills in a field of `_OF_SCHEDULE`: its default under its own schedule, None elsewhere."""
-    owner, default = _OF_SCHEDULE[field]
+    """Return what fills in a field of `OF_SCHEDULE`: its default under its own schedule, None elsewhere."""
+    owner, default = OF_SCHEDULE[field]
     return lambda fields: default if fields.get("schedule") == owner else None
 
 
@@ -201,11 +201,11 @@ class Training(Section):
             raise broken(f"must be 0 for schedule one_cycle, which has a warm-up of its own, got {warmup_epochs:g}")
         return warmup_epochs
 
-    @field_validator(*_OF_SCHEDULE)
+    @field_validator(*OF_SCHEDULE)
     @classmethod
     def _of_its_schedule(cls, value: float | None, info: ValidationInfo) -> float | None:
         schedule = info.data.get("schedule")
-        owner, _ = _OF_SCHEDULE[str(info.field_name)]
+        owner, _ = OF_SCHEDULE[str(info.field_name)]
         if schedule == owner and value is None:
             raise broken(f"required for schedule {owner}")
         if schedule not in (owner, None) and value is not None:
@@ -223,6 +223,25 @@ class Training(Section):
         if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", device):
             raise broken(f"must be auto, cpu, mps, cuda or cuda:<number>, got {known.shown(device)}")
         return device
+
+
+def one_form(value: object, section: type[Section], *, words: tuple[str, ...]) -> object:
+    """Return a value that is one of some words, or a section of which exactly one field is given.
+
+    Raises:
+        PydanticCustomError: it is neither; one message, whatever is wrong.
+    """
+    if value in words or isinstance(value, section):
+        return value
+    forms = ", ".join(section.model_fields)
+    if not isinstance(value, Mapping):
+        raise broken(f"must be {', '.join(words)} or one of {forms} with its value, got {known.shown(value)}")
+    given = [key for key in value if value[key] is not None]
+    if len(given) != 1:
+        raise broken(f"must hold exactly one of {forms}, got {known.shown(given)}")
+    if given[0] not in section.model_fields:
+        raise broken(known.one_of(given[0], section.model_fields))
+    return section.model_validate(value)
 
 
 def val_metric(name: str) -> str:

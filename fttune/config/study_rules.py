@@ -15,7 +15,7 @@ from fttune.config.distributions import Bounds, Categorical, Condition, Distribu
 from fttune.config.experiment import Experiment
 from fttune.config.fields import field_names, is_field, lies_in, touch, value_at
 from fttune.config.grid import grid_size
-from fttune.config.sections import exact
+from fttune.config.sections import OF_SCHEDULE, exact
 from fttune.config.space import Point, Space
 from fttune.errors import Problem
 
@@ -38,10 +38,7 @@ _JOINED = (
     ("data.image_size", "data.resize"),
     ("optimizer.name", "optimizer.lr", "optimizer.elr", "optimizer.momentum", "optimizer.nesterov"),
     ("training.epochs", "training.warmup_epochs", "freeze.phases", "freeze.preset"),
-    ("training.schedule", "training.warmup_epochs"),
-    ("training.schedule", "training.step_epochs", "training.step_factor"),
-    ("training.schedule", "training.power"),
-    ("training.schedule", "training.plateau_factor", "training.plateau_patience_epochs"),
+    ("training.schedule", "training.warmup_epochs", *(f"training.{own}" for own in OF_SCHEDULE)),
 )
 
 

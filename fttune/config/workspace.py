@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fttune.errors import StoreError
+from fttune.files import obstacle
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,7 @@ class Workspace:
 
     def require_writable(self) -> None:
         """Refuse a generated folder that cannot be made or written, without making it. Raises StoreError."""
-        nearest = next(folder for folder in (self.mlruns, *self.mlruns.parents) if folder.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        if nearest := obstacle(self.mlruns):
             raise StoreError(f"{self.mlruns}: cannot be written, since {nearest} is no folder that can; use --mlruns")
 
     @property

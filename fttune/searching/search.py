@@ -123,7 +123,7 @@ def _next_number(stored: optuna.Study) -> int:
 
 def _ask(study: Study, stored: optuna.Study) -> Trial:
     number = _next_number(stored)
-    stored.sampler = sampler_for(study, number, at_random=_repeats(stored, number) > MAX_REPEATS)
+    stored.sampler = _sampler(study, stored, number)
     if study.sampler.type == "grid" and (point := _next_grid_point(study, stored)) is not None:
         stored.enqueue_trial(point)
     trial = stored.ask()
@@ -131,9 +131,13 @@ def _ask(study: Study, stored: optuna.Study) -> Trial:
     return trial
 
 
+def _sampler(study: Study, stored: optuna.Study, number: int) -> optuna.samplers.BaseSampler:
+    return sampler_for(study, number, at_random=_repeats(stored, number) > MAX_REPEATS)
+
+
 def _attach(study: Study, stored: optuna.Study, frozen: FrozenTrial) -> Trial:
     """Return a running trial of an earlier process as it was: number and parameters stay."""
-    stored.sampler = sampler_for(study, frozen.number, at_random=_repeats(stored, frozen.number) > MAX_REPEATS)
+    stored.sampler = _sampler(study, stored, frozen.number)
     trial = Trial(stored, frozen._trial_id)
     if RECIPE not in frozen.user_attrs:
         _redraw(study, trial, frozen)
@@ -196,8 +200,7 @@ def _reused(trial: Trial, asked: Asked, twin: FrozenTrial, reuse: Reuse) -> Outc
     assert found is not None, "a complete trial has facts"
     outcome = Outcome("complete", twin.value, found.trainable_parameters, found.best_epoch)
     reuse(asked, outcome, twin.number)
-    facts = replace(found, seconds=0.0, reused_from=twin.number)
-    trial.set_user_attr(FACTS, json.dumps(asdict(facts)))
+    _record(trial, replace(found, seconds=0.0, reused_from=twin.number))
     _tell(trial, outcome)
     return outcome
 
@@ -212,9 +215,13 @@ def _run(trial: Trial, asked: Asked, objective: Objective) -> Outcome:
         best_epoch=outcome.best_epoch,
         cause=outcome.cause,
     )
-    trial.set_user_attr(FACTS, json.dumps(asdict(facts)))
+    _record(trial, facts)
     _tell(trial, outcome)
     return outcome
+
+
+def _record(trial: Trial, facts: TrialFacts) -> None:
+    trial.set_user_attr(FACTS, json.dumps(asdict(facts)))
 
 
 def _tell(trial: Trial, outcome: Outcome) -> None:
@@ -264,6 +271,5 @@ def _give_up(study: Study, stored: optuna.Study, abandon: Abandon) -> None:
     for trial in stored.get_trials(deepcopy=False):
         if trial.state is TrialState.RUNNING:
             abandon(Asked(trial.number, True, study.values(trial.params), lambda *_: False), cause)
-            facts = TrialFacts(state="failed", seconds=0.0, cause=cause)
-            Trial(stored, trial._trial_id).set_user_attr(FACTS, json.dumps(asdict(facts)))
+            _record(Trial(stored, trial._trial_id), TrialFacts(state="failed", seconds=0.0, cause=cause))
             stored.tell(trial.number, state=TrialState.FAIL)

@@ -5,7 +5,6 @@ The thread also imports mlflow, which takes seconds, while the main thread reads
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from concurrent.futures import TimeoutError as FutureTimeout
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -62,19 +61,17 @@ class Uploader:
     def _write(self, entry: Entry) -> None:
         if self._failed and not isinstance(entry.event, RunClosed):
             return
-        try:
-            self._opened().write(entry.run, entry.event)
-        except Exception:
-            self._failed = True
-            raise
+        failed_before, self._failed = self._failed, True  # true, should the next line raise
+        self._opened().write(entry.run, entry.event)
+        self._failed = failed_before
 
     def _result(self, future: "Future[Any]", timeout_seconds: float | None = None) -> Any:
-        try:
-            return future.result(timeout_seconds)
-        except (FttuneError, FutureTimeout):
-            raise
-        except Exception as error:
-            raise TrackingFailed(f"MLflow at {self._uri} did not take what was logged: {error}") from error
+        error = future.exception(timeout_seconds)
+        if error is None:
+            return future.result()
+        if isinstance(error, FttuneError):
+            raise error
+        raise TrackingFailed(f"MLflow at {self._uri} did not take what was logged: {error}") from error
 
     def _opened(self) -> "MlflowStore":
         """Return the store, opened at the first use: bad input that is found before then leaves nothing behind."""

@@ -19,23 +19,9 @@ from fttune.models.cifar_resnet import CifarResNet8
 from fttune.training import Inputs, fine_tune
 from fttune.training.events import Described, EpochEnded
 from fttune.training.fine_tune import balanced_weights
+from tests.training.plain import small_net, tensors
 
-MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 UNBALANCED = tuple([0] * 12 + [1] * 7 + [2] * 3)
-
-
-def tensors(part) -> torch.Tensor:
-    """The images as torchvision's ToTensor and Normalize make them, (N, 3, H, W)."""
-    images = torch.from_numpy(part.images).permute(0, 3, 1, 2).contiguous()
-    return (images.float() / 255 - MEAN[:, None, None]) / STD[:, None, None]
-
-
-def small_net(seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    net = CifarResNet8()
-    torch.manual_seed(seed)
-    net.fc = nn.Linear(64, 3)
-    return net
 
 
 def plain_losses(

@@ -12,20 +12,16 @@ from fttune.models import Weights
 from fttune.models.cifar_resnet import CifarResNet8
 from fttune.training import CheckpointFolder, fine_tune
 from fttune.training.events import EpochEnded
+from tests.training.plain import small_net, tensors
 
 PROBE_THEN_TUNE = {"phases": [{"unfrozen_stages": 0, "epochs": 2, "lr": 0.1}, {"train": "all", "epochs": 2}]}
-MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
 def plain_phases(inputs, *, lrs, cosine=False) -> list[float]:
     """Probe the head for two epochs, then train everything for two; a fresh schedule, the head's momentum kept."""
-    torch.manual_seed(0)
-    net = CifarResNet8()
-    torch.manual_seed(0)
-    net.fc = nn.Linear(64, 3)
+    net = small_net(seed=0)
     part = inputs.data.train
-    images = torch.from_numpy(part.images).permute(0, 3, 1, 2).contiguous()
-    images = (images.float() / 255 - MEAN[:, None, None]) / STD[:, None, None]
+    images = tensors(part)
     body = [p for name, p in net.named_parameters() if not name.startswith("fc.")]
     optimizer = torch.optim.SGD([{"params": body}, {"params": net.fc.parameters()}], lr=1.0, momentum=0.9)
     losses = []
@@ -114,16 +110,12 @@ def test_until_plateau_needs_a_validation_split(make_inputs, make_recipe):
 def test_layer_decay_and_head_multiplier_equal_torchs_parameter_groups(make_inputs, make_recipe):
     inputs = make_inputs()
     recipe = make_recipe(freeze={"train": "all", "layer_decay": 0.5, "head": {"lr_mult": 2.0}}, training__epochs=1)
-    torch.manual_seed(0)
-    net = CifarResNet8()
-    torch.manual_seed(0)
-    net.fc = nn.Linear(64, 3)
+    net = small_net(seed=0)
     rates = {"conv1": 1 / 16, "bn1": 1 / 16, "layer1": 1 / 8, "layer2": 1 / 4, "layer3": 1 / 2, "fc": 2.0}
     groups = [{"params": getattr(net, name).parameters(), "lr": 0.05 * rate} for name, rate in rates.items()]
     optimizer = torch.optim.SGD(groups, momentum=0.9)
     part = inputs.data.train
-    images = torch.from_numpy(part.images).permute(0, 3, 1, 2).contiguous()
-    images = (images.float() / 255 - MEAN[:, None, None]) / STD[:, None, None]
+    images = tensors(part)
     expected = []
     for rows in torch.randperm(len(images), generator=torch.Generator().manual_seed(1)).split(8):
         loss = nn.functional.cross_entropy(net.train()(images[rows]), part.labels[rows])
@@ -141,13 +133,9 @@ def test_l2_sp_adds_half_alpha_times_the_squared_distance_from_the_start(make_in
     held = fine_tune(make_recipe(freeze={"train": "all", "penalty": {"l2_sp": 0.3}}, **fields), inputs)
     # In the first step the distance is zero; in the second it is what one step of plain SGD moved outside the head.
     assert held.step_losses[0] == plain.step_losses[0]
-    torch.manual_seed(0)
-    net = CifarResNet8()
-    torch.manual_seed(0)
-    net.fc = nn.Linear(64, 3)
+    net = small_net(seed=0)
     part = inputs.data.train
-    images = torch.from_numpy(part.images).permute(0, 3, 1, 2).contiguous()
-    images = (images.float() / 255 - MEAN[:, None, None]) / STD[:, None, None]
+    images = tensors(part)
     rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(1))[:11]
     nn.functional.cross_entropy(net.train()(images[rows]), part.labels[rows]).backward()
     steps = sum((0.05 * p.grad).square().sum() for name, p in net.named_parameters() if not name.startswith("fc."))
@@ -170,8 +158,7 @@ def test_lora_trains_its_factors_alone_and_exports_the_models_own_names(tmp_path
     net = CifarResNet8(3)
     net.load_state_dict(written)  # evaluates as the run did: the checkpoint is the adapted model
     val = inputs.data.val
-    images = torch.from_numpy(val.images).permute(0, 3, 1, 2).contiguous()
-    logits = net.eval()((images.float() / 255 - MEAN[:, None, None]) / STD[:, None, None])
+    logits = net.eval()(tensors(val))
     best = result.epochs[result.best_epoch - 1].metrics["val/loss"]
     assert nn.functional.cross_entropy(logits, val.labels).item() == pytest.approx(best, abs=1e-5)
 

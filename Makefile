@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest --durations=15
 
 .PHONY: help venv demo test slow check bench lock clean
 
@@ -24,11 +25,14 @@ demo: $(STAMP)  ## Search on real handwritten digits, then compare the winner wi
 	$(BIN)/python benchmarks/transfer_vs_scratch.py
 	@echo "Compare the trials in MLflow: $(BIN)/fttune ui"
 
+# One thread of torch's per process: the processes use the cores.
+test: export OMP_NUM_THREADS = 1
 test: $(STAMP)  ## Run the tests
-	$(BIN)/python -m pytest --durations=15 -m "not slow and not gpu" --cov --cov-report=term --cov-fail-under=90
+	$(PYTEST) -n auto --maxprocesses=8 --dist=worksteal -m "not slow and not gpu" \
+		--cov --cov-report=term --cov-fail-under=90
 
 slow: $(STAMP)  ## Run the slow tests
-	$(BIN)/python -m pytest --durations=15 -m slow
+	$(PYTEST) -m slow
 
 check: $(STAMP)  ## Format, lint, types, import floors, tests
 	$(BIN)/ruff format --check .

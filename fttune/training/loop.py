@@ -1,6 +1,5 @@
 """One epoch of training, one evaluation. Knows a run's parts, not which phase comes next or what is kept."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from fttune.freezing import HEAD, Freezing
 from fttune.models import Outputs
 from fttune.training.feeds import Feed
 from fttune.training.gradients import GradientRecord, Motion
-from fttune.training.metrics import classification_metrics
+from fttune.training.metrics import classification_metrics, only_finite
 from fttune.training.plan import Span
 from fttune.training.randomness import augmentation_generator, dropout_seed, sample_order
 from fttune.training.run import Run
@@ -142,7 +141,7 @@ def evaluate(feeds: Mapping[str, Feed]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for name, feed in feeds.items():
         found = _evaluate(feed, prefix=name)
-        metrics |= {metric: value for metric, value in found.items() if name == "val" or math.isfinite(value)}
+        metrics |= found if name == "val" else only_finite(found)
     return metrics
 
 

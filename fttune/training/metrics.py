@@ -1,5 +1,8 @@
 """Classification metrics from logits; definitions as in scikit-learn, held equal to it by a test."""
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -35,3 +38,8 @@ def classification_metrics(logits: Tensor, labels: Tensor, *, prefix: str) -> di
         hit = (logits.topk(TOP_K, dim=1).indices == labels[:, None]).any(1)
         metrics["top5_accuracy"] = hit.cpu().double().mean().item()
     return {f"{prefix}/{name}": value for name, value in metrics.items()}
+
+
+def only_finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics that are finite numbers."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}

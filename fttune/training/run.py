@@ -40,6 +40,11 @@ class Run:
         return self.built.backbone
 
     @property
+    def head(self) -> nn.Module:
+        """The last layer."""
+        return self.backbone.module.get_submodule(self.backbone.cut.head_path)
+
+    @property
     def start(self) -> Mapping[str, Tensor]:
         """All tensors of the model as they were at first, by name."""
         return self.built.start

@@ -24,67 +24,34 @@ from fttune.training.run import Run, prepare_run
 
 
 class Training(Protocol):
-    """A recipe that trains as its epochs are drawn; `close` must follow, after which it does not go on."""
+    """A recipe that trains as its epochs are drawn; `close` must follow, after which it does not go on.
+
+    `facts` says in words what trains and where, `about` what a checkpoint must say of itself, `counts` the number of
+    parameters that ever train, and of all; `step_losses` are those of the epochs so far.
+    """
 
     best: BestEpoch
     step_losses: list[float]
+    facts: Mapping[str, str]
+    about: Mapping[str, Any]
+    counts: tuple[int, int]
 
-    @property
-    def facts(self) -> Mapping[str, str]: ...
-    @property
-    def about(self) -> Mapping[str, Any]: ...
-    @property
-    def counts(self) -> tuple[int, int]: ...
     def epochs(self) -> Iterator[EpochEnded]: ...
     def last(self, ended: EpochEnded) -> Snapshot: ...
     def close(self) -> None: ...
 
 
 class Solo:
-    """A training with a model of its own.
-
-    `facts` says in words what trains and where, `about` what a checkpoint must say of itself, `counts` the number of
-    parameters that ever train, and of all.
-    """
+    """A training with a model of its own."""
 
     def __init__(self, experiment: Experiment, inputs: Inputs, *, monitor: str | None = None) -> None:
         self.best = BestEpoch(monitored(monitor or experiment.training.monitor, inputs))
         self.step_losses: list[float] = []
         self.run = prepare_run(experiment, inputs)
         require_validation(self.run)
-
-    @property
-    def facts(self) -> Mapping[str, str]:
-        """What trains and where, in words, by the names of tags."""
-        run = self.run
-        freezings = [Freezing(run.parts, trained_names(run.parts, run.policy, p), "frozen") for p in run.policy.phases]
-        head = "new" if run.backbone.head_is_new else "kept from the weights"
-        return {
-            "fttune.trainable": "; then ".join(freezing.summary() for freezing in freezings),
-            "fttune.head": f"{head}, {len(run.inputs.data.classes)} classes",
-            "fttune.device": run.device.summary,
-            "fttune.seed": str(run.experiment.seed),
-        }
-
-    @property
-    def about(self) -> Mapping[str, Any]:
-        """What a checkpoint says of itself."""
-        experiment, geometry = self.run.experiment, self.run.inputs.geometry
-        own = dataclasses.asdict(self.run.inputs.weights.preprocessing)
-        return {
-            "experiment": experiment.model_dump(),
-            "name": experiment.name,
-            "classes": self.run.inputs.data.classes,
-            "preprocessing": {**own, "resize": geometry.resize, "crop": geometry.image_size},
-        }
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """The number of parameters that ever train, and of all."""
-        parameters = [member for part in self.run.parts.values() for member in named_parameters(part)]
-        return sum(p.numel() for name, p in parameters if name in self.run.trained), sum(
-            p.numel() for _, p in parameters
-        )
+        self.facts: Mapping[str, str] = described(self.run)
+        self.about: Mapping[str, Any] = about(experiment, inputs)
+        self.counts = counts(self.run)
 
     def epochs(self) -> Iterator[EpochEnded]:
         """Train epoch after epoch, to the end of the policy or until it stops early. Raises Diverged."""
@@ -93,7 +60,7 @@ class Solo:
         while regime := next_regime(self.run, past, regime):
             with _own_random_state(self.run):
                 ended, trained = _epoch(self.run, regime, len(past) + 1)
-            past.append(Past(_loss(ended, self.best.monitor), trained.motion.gradients))
+            past.append(Past(loss_of(ended, self.best.monitor), trained.motion.gradients))
             self.step_losses += trained.step_losses
             self.best.offer(ended, self._snapshot)
             yield ended
@@ -111,6 +78,35 @@ class Solo:
 
     def _snapshot(self, ended: EpochEnded) -> Snapshot:
         return Snapshot.of(ended, self.run.backbone.module, start=self.run.start, changing=self.run.changing)
+
+
+def described(run: Run) -> dict[str, str]:
+    """Return what trains and where, in words, by the names of tags."""
+    freezings = [Freezing(run.parts, trained_names(run.parts, run.policy, p), "frozen") for p in run.policy.phases]
+    head = "new" if run.backbone.head_is_new else "kept from the weights"
+    return {
+        "fttune.trainable": "; then ".join(freezing.summary() for freezing in freezings),
+        "fttune.head": f"{head}, {len(run.inputs.data.classes)} classes",
+        "fttune.device": run.device.summary,
+        "fttune.seed": str(run.experiment.seed),
+    }
+
+
+def about(experiment: Experiment, inputs: Inputs) -> dict[str, Any]:
+    """Return what a checkpoint says of itself."""
+    own, geometry = dataclasses.asdict(inputs.weights.preprocessing), inputs.geometry
+    return {
+        "experiment": experiment.model_dump(),
+        "name": experiment.name,
+        "classes": inputs.data.classes,
+        "preprocessing": {**own, "resize": geometry.resize, "crop": geometry.image_size},
+    }
+
+
+def counts(run: Run) -> tuple[int, int]:
+    """Return the number of parameters that ever train, and of all."""
+    sizes = {name: p.numel() for part in run.parts.values() for name, p in named_parameters(part)}
+    return sum(sizes[name] for name in run.trained), sum(sizes.values())
 
 
 def monitored(metric: str, inputs: Inputs) -> str | None:
@@ -160,7 +156,7 @@ def require_finite(metrics: Mapping[str, float], epoch: int) -> None:
             raise Diverged(f"{name} became {value} in epoch {epoch}; a smaller optimizer.lr may help")
 
 
-def _loss(ended: EpochEnded, monitor: str | None) -> float:
+def loss_of(ended: EpochEnded, monitor: str | None) -> float:
     """Return the monitored value such that smaller is better."""
     if monitor is None:
         return math.nan

@@ -1,0 +1,314 @@
+"""Head-only trainings that see the same batches, trained as one: a step is one matrix product for all their heads.
+
+What stands before the heads is frozen and the same for all, so it runs once per batch, or not at all where its
+activations are kept. Each training has its own lr, momentum, weight decay and schedule, and ends as it would alone.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fttune.config import Experiment
+from fttune.config.policy import Policy, resolve
+from fttune.errors import Diverged
+from fttune.freezing import HEAD
+from fttune.models import find_architecture
+from fttune.training.checkpoints import BestEpoch, Snapshot
+from fttune.training.events import EpochEnded
+from fttune.training.feeds import Feed, Feeds, feeds_of
+from fttune.training.gradients import TINY
+from fttune.training.heads import AdamW, HeadOptimizer, Heads, Sgd
+from fttune.training.inputs import Inputs
+from fttune.training.loop import EVALUATION_BATCH
+from fttune.training.metrics import classification_metrics, only_finite
+from fttune.training.randomness import augmentation_generator, sample_order
+from fttune.training.run import Run, prepare_run
+from fttune.training.schedule import lr_factor, plateau_factor
+from fttune.training.training import (
+    Solo,
+    Training,
+    about,
+    counts,
+    described,
+    loss_of,
+    monitored,
+    require_finite,
+    stage_mask,
+)
+
+Metrics = dict[str, float]
+HISTORY_BYTES = 2**28
+_SHARED = ("epochs", "batch_size", "label_smoothing", "class_weights", "precision", "device")
+
+
+def cohort_key(experiment: Experiment, stages: Sequence[str]) -> Hashable | None:
+    """Return what trainings on the same inputs must agree on to train together, None for one that trains alone.
+
+    `stages` are those of the backbone, from the input to the output.
+
+    Raises:
+        PolicyRefused: the policy does not fit the stages.
+    """
+    policy = resolve(experiment.freeze, stages, epochs=experiment.training.epochs)
+    if not _is_head_only(policy):
+        return None
+    optimizer, training = experiment.optimizer, experiment.training
+    shared = (getattr(training, name) for name in _SHARED)
+    own = (optimizer.name, optimizer.nesterov, optimizer.clip_grad_norm, experiment.freeze.head.init, experiment.seed)
+    return (*shared, *own, experiment.data.augment)
+
+
+def _is_head_only(policy: Policy) -> bool:
+    phase = policy.phases[0]
+    one_phase = len(policy.phases) == 1 and phase.plateau is None and not phase.stages
+    return one_phase and not policy.head.frozen and policy.auto is None and policy.norm_stats != "updated"
+
+
+def plan(
+    experiments: Sequence[Experiment], inputs: Inputs, *, monitor: str | None = None
+) -> list[Callable[[], Training]]:
+    """Return what begins the training of each recipe; those that can train together do when the first of them begins.
+
+    What begins one raises BadInput or WeightsError when it cannot be trained here, as `fine_tune` says.
+    """
+    alone: list[Callable[[], Training]] = [partial(Solo, e, inputs, monitor=monitor) for e in experiments]
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    stages = (inputs.architecture or find_architecture(experiments[0].backbone.name)).stages()
+    for index, experiment in enumerate(experiments):
+        groups[cohort_key(experiment, stages)].append(index)
+    for key, group in groups.items():
+        size = 1 if key is None or len(group) == 1 else _largest_cohort(experiments[group[0]], inputs)
+        for chunk in (group[start : start + size] for start in range(0, len(group), size) if size > 1):
+            cohort = Cohort([experiments[index] for index in chunk], inputs, monitor=monitor)
+            for place, index in enumerate(chunk):
+                alone[index] = partial(Member, cohort, place)
+    return alone
+
+
+def _largest_cohort(experiment: Experiment, inputs: Inputs) -> int:
+    """Return of how many trainings the heads may be kept after every epoch; 1 where the head is not one Linear."""
+    run = prepare_run(experiment, inputs)
+    run.close()
+    if not (run.backbone.runnable and isinstance(run.head, nn.Linear) and len(run.backbone.cut.head.steps) == 1):
+        return 1
+    each = sum(p.numel() * p.element_size() for p in run.head.parameters()) * experiment.training.epochs
+    return max(1, HISTORY_BYTES // each)
+
+
+class Member:
+    """One training of a cohort. Its epochs are there when it begins."""
+
+    def __init__(self, cohort: "Cohort", index: int) -> None:
+        experiment = cohort.experiments[index]
+        self.best = BestEpoch(monitored(cohort.monitor_of(experiment), cohort.inputs))
+        self.step_losses: list[float] = []
+        self.about: Mapping[str, Any] = about(experiment, cohort.inputs)
+        self._history = cohort.history[index]
+        self.facts: Mapping[str, str] = described(cohort.run)
+        self.counts = counts(cohort.run)
+        self._cohort, self._index = cohort, index
+        self._patience = experiment.training.early_stop_epochs
+
+    def epochs(self) -> Iterator[EpochEnded]:
+        """Return the epochs, to the last one or until the training stops early. Raises Diverged."""
+        for ended, losses in self._history:
+            if isinstance(ended, Diverged):
+                raise ended
+            self.step_losses += losses
+            self.best.offer(ended, self.last)
+            yield ended
+            if self.best.stalled(ended.epoch, first=1, patience=self._patience):
+                return
+
+    def last(self, ended: EpochEnded) -> Snapshot:
+        """Return the state after an epoch."""
+        return self._cohort.snapshot(self._index, ended)
+
+    def close(self) -> None:
+        """Do nothing: the cohort gave the model back when it had trained."""
+
+
+class Cohort:
+    """Trainings of one `cohort_key` on the same inputs; they train when `history` is first asked for."""
+
+    def __init__(self, experiments: Sequence[Experiment], inputs: Inputs, *, monitor: str | None = None) -> None:
+        self.experiments, self.inputs = experiments, inputs
+        self._monitor = monitor
+        self._after: list[Heads] = []  # each epoch
+
+    def monitor_of(self, experiment: Experiment) -> str:
+        """Return the metric that chooses a member's best epoch."""
+        return self._monitor or experiment.training.monitor
+
+    @cached_property
+    def run(self) -> Run:
+        """What all have in common."""
+        return prepare_run(self.experiments[0], self.inputs)
+
+    @cached_property
+    def _policies(self) -> list[Policy]:
+        stages, epochs = self.run.policy.stages, self.run.experiment.training.epochs
+        return [resolve(experiment.freeze, stages, epochs=epochs) for experiment in self.experiments]
+
+    @cached_property
+    def _heads(self) -> Heads:
+        assert isinstance(self.run.head, nn.Linear), "asked before"
+        return Heads.copies(self.run.head, len(self.experiments))
+
+    @cached_property
+    def history(self) -> list[list[tuple[EpochEnded | Diverged, list[float]]]]:
+        """The epochs of each member, with the losses of their steps; after a divergence there are no more."""
+        run, first = self.run, self.experiments[0]
+        history: list[list[tuple[EpochEnded | Diverged, list[float]]]] = [[] for _ in self.experiments]
+        feeds = feeds_of(run, len(run.policy.stages))
+        trainer = _Trainer(self.experiments, self._heads)
+        for epoch in range(1, first.training.epochs + 1):
+            past = [[e for e, _ in member if isinstance(e, EpochEnded)] for member in history]
+            rates, lrs = self._rates(epoch, past)
+            started = time.monotonic()
+            trained, losses, squares = self._train(feeds.train, trainer, rates, epoch)
+            motion = self._motion(squares)
+            seconds = (time.monotonic() - started) / len(self.experiments)
+            evaluated = self._evaluate(feeds)
+            whole = (time.monotonic() - started) / len(self.experiments)
+            for index, member in enumerate(history):
+                watched = {**trained[index], "lr": lrs[index], **evaluated[index]}
+                others = {**motion[index], "step_seconds": seconds / run.steps_per_epoch, "epoch_seconds": whole}
+                if not member or isinstance(member[-1][0], EpochEnded):
+                    member.append((_ended(epoch, watched, others), losses[index]))
+            self._after.append(self._heads.clone())
+        run.close()
+        return history
+
+    def snapshot(self, index: int, ended: EpochEnded) -> Snapshot:
+        """Return the state of a member after an epoch."""
+        path, heads = self.run.backbone.cut.head_path, self._after[ended.epoch - 1]
+        own = {f"{path}.{name}": t[index].cpu() for name, t in zip(("weight", "bias"), heads.tensors, strict=False)}
+        names = self.run.backbone.module.state_dict().keys()
+        return Snapshot(ended, {**{name: self.run.start[name] for name in names}, **own})
+
+    def _rates(self, epoch: int, past: Sequence[Sequence[EpochEnded]]) -> tuple[Tensor, list[float]]:
+        """Return the lr of every head at each step of an epoch (steps, K), and the trainings' own at its end."""
+        columns, lrs, count = [], [], self.run.steps_per_epoch
+        for experiment, policy, ended in zip(self.experiments, self._policies, past, strict=True):
+            training, lr = experiment.training, experiment.optimizer.learning_rate
+            plateau = plateau_factor(training, [loss_of(e, self.monitor_of(experiment)) for e in ended], "minimize")
+            steps = range((epoch - 1) * count, epoch * count)
+            factors = [plateau * lr_factor(training, step=step, steps_per_epoch=count) for step in steps]
+            rate = policy.rates(policy.phases[0], lr)[HEAD]
+            columns.append([rate * factor for factor in factors])
+            lrs.append(policy.phases[0].base(lr) * factors[-1])
+        return torch.tensor(columns, dtype=self.run.device.dtype).T.to(self.run.device.device), lrs
+
+    def _train(
+        self, feed: Feed, trainer: "_Trainer", rates: Tensor, epoch: int
+    ) -> tuple[list[Metrics], list[list[float]], Tensor]:
+        """Train an epoch; return each member's metrics, its steps' losses, and its mean squared gradient norm (K,)."""
+        run, seed = self.run, self.experiments[0].seed
+        rows = sample_order(len(feed.split.labels), seed=seed, epoch=epoch)
+        draws = augmentation_generator(seed=seed, epoch=epoch)
+        losses, hits, sizes = [], [], []
+        squares = rates.new_zeros(len(self.experiments))
+        run.backbone.module.eval()
+        for batch, lr in zip(torch.split(rows, self.experiments[0].training.batch_size), rates, strict=True):
+            x, labels = feed.batch(batch, draws)
+            with run.device.autocast():
+                logits = self._heads.logits(self._features(x, feed))  # (B, K, C)
+                loss = self._losses(logits, labels)
+            squares += trainer.step(loss, lr)
+            losses.append(loss.detach())
+            hits.append((logits.detach().argmax(2) == labels[:, None]).sum(0))
+            sizes.append(len(batch))
+        steps = torch.stack(losses).cpu().double()  # (steps, K)
+        weights = torch.tensor(sizes, dtype=torch.float64)
+        mean = (weights @ steps / weights.sum()).tolist()
+        accuracy = (torch.stack(hits).cpu().sum(0) / weights.sum()).tolist()
+        metrics = [{"train/loss": a, "train/accuracy": b} for a, b in zip(mean, accuracy, strict=True)]
+        return metrics, steps.T.tolist(), squares / len(rates)
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of every member (K,): what the run's criterion makes of its logits."""
+        criterion, count = self.run.criterion, logits.shape[1]
+        each = F.cross_entropy(
+            logits.transpose(1, 2),  # (B, C, K)
+            labels[:, None].expand(-1, count),
+            weight=criterion.weight,
+            label_smoothing=criterion.label_smoothing,
+            reduction="none",
+        )
+        return each.sum(0) / (len(labels) if criterion.weight is None else criterion.weight[labels].sum())
+
+    def _evaluate(self, feeds: Feeds) -> list[Metrics]:
+        found: list[Metrics] = [{} for _ in self.experiments]
+        for name, feed in feeds.evaluation.items():
+            with torch.inference_mode(), self.run.device.autocast():
+                batches = torch.split(torch.arange(len(feed.split.labels)), EVALUATION_BATCH)
+                pairs = [feed.batch(rows) for rows in batches]
+                x = torch.cat([self._features(images, feed) for images, _ in pairs])
+                labels = torch.cat([truth for _, truth in pairs])
+                for index, metrics in enumerate(found):
+                    own = classification_metrics(self._heads.alone(index, x), labels, prefix=name)
+                    metrics |= own if name == "val" else only_finite(own)
+        return found
+
+    def _features(self, x: Tensor, feed: Feed) -> Tensor:
+        """Return what the heads see of a batch."""
+        with torch.no_grad():
+            for stage in self.run.backbone.cut.stages[feed.after :]:
+                x = self.run.backbone.run_stage(stage.name, x)
+        return x
+
+    def _motion(self, squares: Tensor) -> list[Metrics]:
+        """Return what an epoch did to each head, from the mean squared norm of its gradients (K,)."""
+        begun = [self.run.start[f"{self.run.backbone.cut.head_path}.{name}"] for name in ("weight", "bias")]
+        now, then = [t.detach() for t in self._heads.tensors], begun[: len(self._heads.tensors)]
+        moved = _norms([a - b for a, b in zip(now, then, strict=True)])
+        start = sum(t.square().sum() for t in then) ** 0.5
+        relative, drift = squares.sqrt() / _norms(now).clamp_min(TINY), moved / max(float(start), TINY)
+        mask = float(stage_mask(self.run, (HEAD,)))
+        return [
+            {f"relative_grad_norm/{HEAD}": r, f"drift/{HEAD}": d, "stages_trained": mask}
+            for r, d in zip(relative.tolist(), drift.tolist(), strict=True)
+        ]
+
+
+class _Trainer:
+    """Updates the heads, each with the optimizer of its recipe."""
+
+    def __init__(self, experiments: Sequence[Experiment], heads: Heads) -> None:
+        first, self._heads, self._limit = experiments[0].optimizer, heads, experiments[0].optimizer.clip_grad_norm
+        decay = heads.tensors[0].new_tensor([e.optimizer.weight_decay for e in experiments])
+        self._optimizer: HeadOptimizer = AdamW(decay)
+        if first.name == "sgd":
+            momentum = heads.tensors[0].new_tensor([e.optimizer.momentum or 0.0 for e in experiments])
+            self._optimizer = Sgd(momentum, decay, nesterov=first.nesterov)
+
+    def step(self, losses: Tensor, lr: Tensor) -> Tensor:
+        """Make one update for the losses (K,) at the rates (K,); return the gradients' squared norms (K,)."""
+        gradients = list(torch.autograd.grad(losses.sum(), self._heads.tensors))
+        norms = _norms(gradients)
+        with torch.no_grad():
+            if self._limit is not None:  # as torch.nn.utils.clip_grad_norm_
+                factor = (self._limit / (norms + 1e-6)).clamp_max(1.0)
+                gradients = [g * factor.view(-1, *(1,) * (g.ndim - 1)) for g in gradients]
+            self._optimizer.step(self._heads.tensors, gradients, lr)
+        return norms.square()
+
+
+def _norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the norm over tensors (K, ...) of each index (K,)."""
+    return torch.stack([t.flatten(1).square().sum(1) for t in tensors]).sum(0).sqrt()
+
+
+def _ended(epoch: int, watched: Metrics, others: Metrics) -> EpochEnded | Diverged:
+    try:
+        require_finite(watched, epoch)
+    except Diverged as error:
+        return error
+    return EpochEnded(epoch, {**watched, **others})

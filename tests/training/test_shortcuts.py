@@ -1,0 +1,115 @@
+"""Kept activations, shared models and cohorts give the numbers of the plain path, in which every run does all itself."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fttune.errors import Diverged
+from fttune.models import Weights
+from fttune.models.cifar_resnet import CifarResNet8
+from fttune.training import Inputs, fine_tune
+from fttune.training.cohort import plan
+from fttune.training.events import EpochEnded
+from fttune.training.fine_tune import FineTuneResult, finish
+
+CLOCKED = ("step_seconds", "epoch_seconds")
+
+
+@pytest.fixture
+def shared_inputs(make_inputs) -> Callable[[], Inputs]:
+    """Return the same inputs at every call (a function, which is shown in one line): images, and the weights of a net
+    whose statistics are not those of a new one."""
+    torch.manual_seed(3)
+    net = CifarResNet8(3).train()
+    for _ in range(3):
+        net(torch.randn(16, 3, 8, 8))
+    inputs = make_inputs(weights=Weights(net.state_dict(), "file"))
+    return lambda: inputs
+
+
+def numbers(epochs: tuple[EpochEnded, ...]) -> list[dict[str, float]]:
+    return [{n: v for n, v in ended.metrics.items() if n not in CLOCKED} for ended in epochs]
+
+
+def assert_same(found: FineTuneResult, expected: FineTuneResult, *, rel: float) -> None:
+    assert len(found.epochs) == len(expected.epochs)
+    for a, b in zip(numbers(found.epochs), numbers(expected.epochs), strict=True):
+        assert a == pytest.approx(b, rel=rel, abs=rel)
+    assert found.step_losses == pytest.approx(expected.step_losses, rel=rel, abs=rel)
+    assert (found.best_epoch, found.state) == (expected.best_epoch, expected.state)
+    assert found.value == pytest.approx(expected.value, rel=rel)
+    assert (found.trainable_parameters, found.parameters) == (expected.trainable_parameters, expected.parameters)
+
+
+# All examples share one `inputs`, which is the point: whatever an earlier run left there must not matter.
+SHARED = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+recipes = st.fixed_dictionaries(
+    {
+        "freeze__unfrozen_stages": st.sampled_from([0, 0, 1, 2, 3, "all"]),
+        "freeze__norm_stats": st.sampled_from(["frozen", "all_frozen", "updated"]),
+        "optimizer__lr": st.floats(1e-4, 0.3),
+        "optimizer__momentum": st.sampled_from([0.0, 0.5, 0.9]),
+        "optimizer__weight_decay": st.sampled_from([0.0, 0.1]),
+        "training__batch_size": st.sampled_from([3, 8, 22]),
+        "training__schedule": st.sampled_from(["constant", "cosine", "one_cycle", "plateau"]),
+        "data__augment": st.sampled_from(["none", "none", "flip"]),
+        "training__label_smoothing": st.sampled_from([0.0, 0.1]),
+        "seed": st.sampled_from([0, 1]),
+    }
+)
+
+
+@SHARED
+@given(fields=st.lists(recipes, min_size=2, max_size=4))
+def test_runs_that_share_give_the_numbers_of_runs_that_do_not(fields, shared_inputs, make_recipe):
+    inputs = shared_inputs()
+    for own in fields:
+        recipe = make_recipe(**own, training__precision="fp64")
+        assert_same(fine_tune(recipe, inputs), fine_tune(recipe, inputs.plain()), rel=1e-9)
+
+
+heads = st.fixed_dictionaries(
+    {
+        "optimizer__lr": st.floats(1e-4, 0.5),
+        "optimizer__momentum": st.sampled_from([0.0, 0.5, 0.9]),
+        "optimizer__weight_decay": st.sampled_from([0.0, 0.1]),
+        "training__schedule": st.sampled_from(["constant", "cosine", "one_cycle", "plateau"]),
+        "freeze": st.sampled_from([{}, {"head": {"lr_mult": 3.0}}, {"preset": "head_only"}]),
+        "training__early_stop_epochs": st.sampled_from([None, 1]),
+    }
+)
+common = st.fixed_dictionaries(
+    {
+        "training__batch_size": st.sampled_from([3, 8, 22]),
+        "training__class_weights": st.sampled_from(["none", "balanced"]),
+        "training__label_smoothing": st.sampled_from([0.0, 0.1]),
+        "data__augment": st.sampled_from(["none", "none", "flip"]),
+        "optimizer__clip_grad_norm": st.sampled_from([None, 0.3]),
+        "training__epochs": st.sampled_from([1, 4]),
+    }
+)
+optimizers = st.sampled_from([{}, {"optimizer__nesterov": True}, {"optimizer__name": "adamw"}])
+
+
+@SHARED
+@given(own=st.lists(heads, min_size=2, max_size=5), shared=common, optimizer=optimizers)
+def test_members_of_a_cohort_train_as_they_would_alone(own, shared, optimizer, shared_inputs, make_recipe):
+    inputs = shared_inputs()
+    recipes = [make_recipe(**_acting({**one, **shared, **optimizer}), training__precision="fp64") for one in own]
+    begins = plan(recipes, inputs)
+    assert all(begin.func.__name__ == "Member" for begin in begins)
+    for recipe, begin in zip(recipes, begins, strict=True):
+        assert_same(finish(begin()), fine_tune(recipe, inputs.plain()), rel=1e-9)
+
+
+def _acting(fields: dict) -> dict:
+    """Without what cannot stand beside the optimizer."""
+    if fields.get("optimizer__name") == "adamw":
+        return {name: value for name, value in fields.items() if name != "optimizer__momentum"}
+    if fields.get("optimizer__nesterov"):
+        return {**fields, "optimizer__momentum": fields["optimizer__momentum"] or 0.5}
+    return fields

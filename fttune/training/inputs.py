@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fttune.config import Experiment
 from fttune.config.policy import EVERYTHING, resolve
 from fttune.config.workspace import Workspace
-from fttune.data import Geometry, ImageData, Part, load_data
+from fttune.data import ArrayCache, Geometry, ImageData, Part, load_data
 from fttune.freezing import trained_names
 from fttune.models import (
     Architecture,
@@ -75,7 +75,8 @@ def prepare(
     if architecture.identity:
         weights = dataclasses.replace(weights, identity=f"{weights.identity}, {architecture.identity}")
     geometry = geometry_of(experiment, weights)
-    data = load_data(experiment.data, geometry, cache=workspace.cache, root=workspace.root)
+    arrays = ArrayCache(workspace.arrays, workspace.cache_bytes)
+    data = load_data(experiment.data, geometry, cache=workspace.cache, root=workspace.root, arrays=arrays)
     return Inputs(data, weights, geometry, architecture)
 
 

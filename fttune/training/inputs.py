@@ -1,7 +1,8 @@
 """What a run needs besides its recipe: decoded images and weights. Prepared once, shared by all runs that agree."""
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from fttune.models import (
     load_weights,
     weights_of_module,
 )
+from fttune.training.resident import DeviceImages
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,26 @@ class Inputs:
     """Images as `data.geometry` cuts them, and the weights whose statistics normalise them.
 
     `architecture` is what they belong to; None where the recipe's `backbone.name` says all, without a plugin.
+    `on_device` holds what of the images lives on devices; inputs that share it share them.
     """
 
     data: ImageData
     weights: Weights
     geometry: Geometry
     architecture: Architecture | None = None
+    on_device: DeviceImages = field(default_factory=DeviceImages, repr=False, compare=False)
 
     def batch(self, part: Part, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return images (B, 3, H, W) uint8 and labels (B,) int64 of some rows, on the device.
 
         The images are in channels-last order in memory, as they are stored.
         """
-        images = torch.from_numpy(part.images[rows.numpy()]).permute(0, 3, 1, 2)
-        return images.to(device, non_blocking=True), part.labels[rows].to(device, non_blocking=True)
+        return self.on_device.of(part, device).batch(rows), part.labels[rows].to(device, non_blocking=True)
+
+    def batches(self, part: Part, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what `batch` returns for each of `order`; on a GPU the next batch is on its way meanwhile."""
+        for rows, images in zip(order, self.on_device.of(part, device).batches(order), strict=True):
+            yield images, part.labels[rows].to(device, non_blocking=True)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 images as float32, shifted and scaled by the weights' own statistics."""

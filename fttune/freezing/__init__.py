@@ -10,6 +10,7 @@ from fttune.freezing.parts import (
     Trained,
     apply_phase,
     apply_policy,
+    has_running_norms,
     named_parameters,
     trained_names,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "apply_phase",
     "apply_policy",
     "autofreeze_count",
+    "has_running_norms",
     "insert_lora",
     "merged_state",
     "named_parameters",

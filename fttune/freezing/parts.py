@@ -119,6 +119,11 @@ def named_parameters(part: Part) -> Iterator[tuple[str, nn.Parameter]]:
             yield from member.named_parameters(path)
 
 
+def has_running_norms(part: Part) -> bool:
+    """Return whether a part has norm layers that keep running statistics."""
+    return any(True for module in _modules(part) for _ in _running_norms(module))
+
+
 def _norm_names(parts: Parts, phase: PhasePlan) -> set[str]:
     members = [member for stage in phase.stages for member in parts[stage].items()]
     norms = [

@@ -46,16 +46,17 @@ class Backbone:
         stages = (*self.cut.stages, self.cut.head)
         return {stage.name: {path: member(self.module, path) for path in stage.members} for stage in stages}
 
-    def outputs(self, images: Tensor) -> Outputs:
+    def outputs(self, x: Tensor, *, after: int = 0) -> Outputs:
         """Return what the module makes of images (B, 3, H, W), with the auxiliary heads that are in training mode.
 
-        An auxiliary head of a frozen stage is in evaluation mode and does not run.
+        With `after`, x is what its first so many stages have made of the images. An auxiliary head of a frozen stage
+        is in evaluation mode and does not run.
         """
-        if not self.cut.auxiliary:
-            return Outputs(self.module(images))
-        x, auxiliary = images, {}
+        if not self.cut.auxiliary and not after:
+            return Outputs(self.module(x))
+        auxiliary = {}
         branches = {aux.stage: aux for aux in self.cut.auxiliary}
-        for stage in self.cut.stages:
+        for stage in self.cut.stages[after:]:
             x = self._run(stage, x)
             if (aux := branches.get(stage.name)) and (branch := self.module.get_submodule(aux.path)).training:
                 auxiliary[stage.name] = (aux.weight, branch(x))

@@ -99,7 +99,7 @@ def write_tensors(file: Path, state: Mapping[str, Tensor], sidecar: Mapping[str,
     The JSON with the sha256 comes last: a crash in between leaves a checkpoint that does not verify, never one
     that silently pairs new weights with old metadata.
     """
-    raw = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
+    raw = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
     sha256 = hashlib.sha256(raw).hexdigest()
     document = json.dumps({"schema": SCHEMA, **sidecar, "sha256": sha256}, indent=1)
     write_atomically(file, lambda temporary: temporary.write_bytes(raw))

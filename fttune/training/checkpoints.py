@@ -1,7 +1,7 @@
 """The best and the last state of a run: held in memory while it trains, written once at its end."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,9 +32,18 @@ class Snapshot:
     state: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, ended: EpochEnded, module: nn.Module) -> "Snapshot":
-        """Return a copy of the module's state, adapters merged, that later steps cannot change."""
-        return cls(ended, {name: t.detach().to("cpu", copy=True) for name, t in merged_state(module).items()})
+    def of(
+        cls, ended: EpochEnded, module: nn.Module, *, start: Mapping[str, Tensor], changing: Collection[str]
+    ) -> "Snapshot":
+        """Return a module's state, adapters merged, that later steps cannot change.
+
+        Only the tensors named in `changing` are copied, and merged ones; all others are as they are in `start`.
+        """
+        state = {
+            name: start[name] if name in start and name not in changing else tensor.detach().to("cpu", copy=True)
+            for name, tensor in merged_state(module).items()
+        }
+        return cls(ended, state)
 
     def write(self, file: Path, about: Mapping[str, Any]) -> list[Path]:
         """Write `.safetensors` with its JSON beside it; return both paths, the JSON last."""
@@ -50,10 +59,20 @@ class BestEpoch:
         self.monitor = monitor
         self.snapshot: Snapshot | None = None
 
-    def offer(self, ended: EpochEnded, module: nn.Module) -> None:
-        """Take the module's state when this epoch is better than all before."""
-        if self.snapshot is None or self._better(ended, self.snapshot.ended):
-            self.snapshot = Snapshot.of(ended, module)
+    @property
+    def ended(self) -> EpochEnded | None:
+        """The best epoch so far."""
+        return self.snapshot.ended if self.snapshot else None
+
+    def offer(self, ended: EpochEnded, take: Callable[[EpochEnded], Snapshot]) -> None:
+        """Take a snapshot when this epoch is better than all before."""
+        if self.ended is None or self._better(ended, self.ended):
+            self.snapshot = take(ended)
+
+    def stalled(self, epoch: int, *, first: int, patience: int | None) -> bool:
+        """Return whether `patience` epochs were no better, counted from epoch `first` at the earliest."""
+        assert self.ended is not None, "an epoch was offered"
+        return patience is not None and epoch - max(self.ended.epoch, first - 1) >= patience
 
     def _better(self, new: EpochEnded, old: EpochEnded) -> bool:
         if self.monitor is None:

@@ -22,7 +22,9 @@ from fttune.models import (
     load_weights,
     weights_of_module,
 )
+from fttune.training.activations import Activations
 from fttune.training.resident import DeviceImages
+from fttune.training.workbench import Workbench
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Inputs:
 
     `architecture` is what they belong to; None where the recipe's `backbone.name` says all, without a plugin.
     `on_device` holds what of the images lives on devices; inputs that share it share them.
+    `workbench` holds what their runs leave for each other.
     """
 
     data: ImageData
@@ -38,6 +41,11 @@ class Inputs:
     geometry: Geometry
     architecture: Architecture | None = None
     on_device: DeviceImages = field(default_factory=DeviceImages, repr=False, compare=False)
+    workbench: Workbench = field(default_factory=Workbench, compare=False, repr=False)
+
+    def plain(self) -> "Inputs":
+        """Return the same inputs for runs that leave nothing to each other, and keep no activations."""
+        return dataclasses.replace(self, workbench=Workbench(activations=Activations(budget_bytes=0)))
 
     def batch(self, part: Part, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return images (B, 3, H, W) uint8 and labels (B,) int64 of some rows, on the device.
@@ -51,12 +59,13 @@ class Inputs:
         for rows, images in zip(order, self.on_device.of(part, device).batches(order), strict=True):
             yield images, part.labels[rows].to(device, non_blocking=True)
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Return uint8 images as float32, shifted and scaled by the weights' own statistics."""
+    def normalise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return uint8 images as `dtype`, shifted and scaled by the weights' own statistics."""
         own = self.weights.preprocessing
         # A tensor that is made on the device would wait for it.
-        mean, std = (torch.tensor(c).view(1, 3, 1, 1).to(images.device, non_blocking=True) for c in (own.mean, own.std))
-        return images.float().div_(255).sub_(mean).div_(std)
+        constants = (torch.tensor(c, dtype=dtype).view(1, 3, 1, 1) for c in (own.mean, own.std))
+        mean, std = (c.to(images.device, non_blocking=True) for c in constants)
+        return images.to(dtype).div_(255).sub_(mean).div_(std)
 
 
 def geometry_of(experiment: Experiment, weights: Weights) -> Geometry:

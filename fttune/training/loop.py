@@ -7,48 +7,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fttune.config import Experiment
-from fttune.config.policy import PhasePlan, Policy
-from fttune.data import Part, augment
+from fttune.config.policy import PhasePlan
 from fttune.errors import BadInput
-from fttune.freezing import HEAD, Freezing, Parts
-from fttune.models import Backbone, Outputs
-from fttune.training.device import Device
+from fttune.freezing import HEAD, Freezing
+from fttune.models import Outputs
+from fttune.training.feeds import Feed
 from fttune.training.gradients import GradientRecord, Motion
-from fttune.training.inputs import Inputs
 from fttune.training.metrics import classification_metrics
 from fttune.training.plan import Span
 from fttune.training.randomness import augmentation_generator, dropout_seed, sample_order
+from fttune.training.run import Run
 from fttune.training.schedule import lr_factor
 
 EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Run:
-    """Everything one run of a recipe trains with; `start` holds whatever trains in it as it was at first, by name."""
-
-    experiment: Experiment
-    inputs: Inputs
-    device: Device
-    backbone: Backbone
-    parts: Parts
-    policy: Policy
-    optimizer: torch.optim.Optimizer
-    criterion: nn.CrossEntropyLoss
-    start: Mapping[str, Tensor]
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of an epoch; the last one may be smaller."""
-        return math.ceil(len(self.inputs.data.train.labels) / self.experiment.training.batch_size)
-
-
-@dataclass(frozen=True)
 class Regime:
     """What holds in one epoch: the phase, what trains, its lr and that of each part before the schedule.
 
-    `factor` is what a plateau has made of them so far.
+    `factor` is what a plateau has made of them so far; `moved` are the parts that train or have trained, and
+    `boundary` is the number of stages before them that make of an image what they made of it when the run began.
     """
 
     span: Span
@@ -57,6 +36,8 @@ class Regime:
     lr: float
     rates: Mapping[str, float]
     factor: float = 1.0
+    moved: frozenset[str] = frozenset()
+    boundary: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,16 +49,15 @@ class TrainedEpoch:
     motion: Motion
 
 
-def train_epoch(run: Run, regime: Regime, epoch: int) -> TrainedEpoch:
+def train_epoch(run: Run, regime: Regime, feed: Feed, epoch: int) -> TrainedEpoch:
     """Train one epoch, counted from 1.
 
     `train/loss` is the mean over samples of the loss that was minimised, `train/accuracy` of the predictions made
     on the way. Nothing waits for the device before the end of the epoch. Torch's global generator is seeded anew, for
     dropout.
     """
-    seed, part = run.experiment.seed, run.inputs.data.train
-    training, per_epoch = run.experiment.training, run.steps_per_epoch
-    rows = sample_order(len(part.labels), seed=seed, epoch=epoch)
+    seed, training, per_epoch = run.experiment.seed, run.experiment.training, run.steps_per_epoch
+    rows = sample_order(len(feed.split.labels), seed=seed, epoch=epoch)
     draws = augmentation_generator(seed=seed, epoch=epoch)
     record = GradientRecord(regime.freezing.members, moments=run.policy.auto in ("snr", "autofreeze"))
     losses, hits, sizes, factor = [], [], [], 1.0
@@ -87,7 +67,7 @@ def train_epoch(run: Run, regime: Regime, epoch: int) -> TrainedEpoch:
         step = (epoch - regime.span.first) * per_epoch + index
         factor = regime.factor * lr_factor(training, step=step, steps_per_epoch=per_epoch, epochs=regime.span.epochs)
         set_rates(run, regime.rates, factor=factor)
-        loss, correct = update(run, regime, batch, draws, record)
+        loss, correct = update(run, regime, feed.batch(batch, draws), record, after=feed.after)
         losses.append(loss)
         hits.append(correct)
         sizes.append(len(batch))
@@ -108,14 +88,12 @@ def set_rates(run: Run, rates: Mapping[str, float], *, factor: float) -> None:
 
 
 def update(
-    run: Run, regime: Regime, rows: Tensor, draws: torch.Generator, record: GradientRecord
+    run: Run, regime: Regime, batch: tuple[Tensor, Tensor], record: GradientRecord, *, after: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Make one update on rows of the training split; return the loss and the number of hits, still on the device."""
-    data = run.experiment.data
-    images, labels = run.inputs.batch(run.inputs.data.train, rows, run.device.device)
-    images = augment(images, data.augment, image_size=data.image_size, generator=draws)
+    """Make one update on a batch that has passed `after` stages; return the loss and the hits, still on the device."""
+    x, labels = batch
     with run.device.autocast():
-        outputs = _forward(run, images)
+        outputs = _forward(run, x, after=after)
         loss: Tensor = run.criterion(outputs.logits, labels)
         for weight, logits in outputs.auxiliary.values():
             loss = loss + weight * run.criterion(logits, labels)
@@ -151,53 +129,43 @@ def try_smallest_batch(run: Run) -> None:
     training, part = run.experiment.training, run.inputs.data.train
     if (len(part.labels) - 1) % training.batch_size:
         return
-    images, _ = run.inputs.batch(part, torch.tensor([0]), run.device.device)
-    data = run.experiment.data
-    images = augment(images, data.augment, image_size=data.image_size, generator=torch.Generator())
+    x, _ = Feed(run, part).batch(torch.tensor([0]), torch.Generator())
     with torch.no_grad(), run.device.autocast():
-        _forward(run, images)
+        _forward(run, x)
 
 
-def evaluate(run: Run) -> dict[str, float]:
+def evaluate(feeds: Mapping[str, Feed]) -> dict[str, float]:
     """Return the metrics of the validation split, and those under other shifts by their names; empty without one.
 
     Of the latter only finite ones: they may not end a run.
     """
-    data = run.inputs.data
-    if data.val is None:
-        return {}
-    metrics = _evaluate_part(run, data.val, prefix="val")
-    for name, part in data.also.items():
-        also = _evaluate_part(run, part, prefix=name)
-        metrics |= {metric: value for metric, value in also.items() if math.isfinite(value)}
+    metrics: dict[str, float] = {}
+    for name, feed in feeds.items():
+        found = _evaluate(feed, prefix=name)
+        metrics |= {metric: value for metric, value in found.items() if name == "val" or math.isfinite(value)}
     return metrics
 
 
-def _evaluate_part(run: Run, part: Part, *, prefix: str) -> dict[str, float]:
+def _evaluate(feed: Feed, *, prefix: str) -> dict[str, float]:
+    run = feed.run
     run.backbone.module.eval()
     logits, labels = [], []
-    rows = torch.arange(len(part.labels))
+    rows = torch.arange(len(feed.split.labels))
     with torch.inference_mode(), run.device.autocast():
         for batch in torch.split(rows, max(EVALUATION_BATCH, run.experiment.training.batch_size)):
-            images, truth = run.inputs.batch(part, batch, run.device.device)
-            logits.append(run.backbone.module(_to_model(run, images)))
+            x, truth = feed.batch(batch)
+            logits.append(run.backbone.outputs(x, after=feed.after).logits)
             labels.append(truth)
         return classification_metrics(torch.cat(logits), torch.cat(labels), prefix=prefix)
 
 
-def _forward(run: Run, images: Tensor) -> Outputs:
+def _forward(run: Run, x: Tensor, *, after: int = 0) -> Outputs:
     try:
-        return run.backbone.outputs(_to_model(run, images))
+        return run.backbone.outputs(x, after=after)
     except ValueError as error:
-        if len(images) > 1:
+        if len(x) > 1:
             raise
         raise BadInput(
             f"training.batch_size is {run.experiment.training.batch_size}, which leaves one image for the last batch "
             f"of an epoch, too few for the norm layers ({error}); choose another"
         ) from error
-
-
-def _to_model(run: Run, images: Tensor) -> Tensor:
-    """Normalise; keep channels-last memory on CUDA, where it is faster, and plain order elsewhere, where it is not."""
-    images = run.inputs.normalise(images)
-    return images if run.device.device.type == "cuda" else images.contiguous()

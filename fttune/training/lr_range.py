@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from fttune.config import Experiment
-from fttune.training.fine_tune import prepare_run
+from fttune.training.feeds import Feed
 from fttune.training.gradients import GradientRecord
 from fttune.training.inputs import Inputs
 from fttune.training.loop import set_rates, train_mode, update
 from fttune.training.randomness import augmentation_generator, dropout_seed, sample_order
 from fttune.training.regime import next_regime
+from fttune.training.run import prepare_run
 
 MIN_STEPS = 50
 WINDOW = 0.1  # of the sweep's steps: what the smoothed loss averages over, and how many its start is judged by
@@ -166,12 +167,13 @@ def _train_step(experiment: Experiment, inputs: Inputs) -> TrainStep:
     assert regime is not None, "a run has an epoch"
     record = GradientRecord(regime.freezing.members, moments=False)
     train_mode(run, regime.freezing)
+    feed = Feed(run, inputs.data.train)
     batches = _batches(experiment, len(inputs.data.train.labels))
 
     def train(_: int, lr: float) -> float:
         rows, draws = next(batches)
         set_rates(run, regime.rates, factor=lr / regime.lr)
-        loss, _hits = update(run, regime, rows, draws, record)
+        loss, _hits = update(run, regime, feed.batch(rows, draws), record)
         return loss.item()
 
     return train

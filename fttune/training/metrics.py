@@ -26,7 +26,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, *, prefix: str) -> di
     recall = hits[truth > 0] / truth[truth > 0]
     f1 = 2 * hits / (truth + guessed)  # NaN where a class neither occurs nor is predicted
     metrics = {
-        "loss": F.cross_entropy(logits.float(), labels).item(),
+        "loss": F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels).item(),
         "accuracy": (hits.sum() / truth.sum()).item(),
         "balanced_accuracy": recall.mean().item(),
         "macro_f1": f1[~f1.isnan()].mean().item(),

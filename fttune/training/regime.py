@@ -1,7 +1,8 @@
 """What holds in the next epoch, from the policy and what the epochs so far have shown."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fttune.config.policy import PhasePlan
@@ -10,12 +11,14 @@ from fttune.freezing import (
     PartGradient,
     apply_phase,
     autofreeze_count,
+    has_running_norms,
     named_parameters,
     rgn_multipliers,
     snr_multipliers,
 )
-from fttune.training.loop import Regime, Run
+from fttune.training.loop import Regime
 from fttune.training.plan import span_of
+from fttune.training.run import Run
 from fttune.training.schedule import plateau_factor
 
 
@@ -42,11 +45,23 @@ def next_regime(run: Run, past: Sequence[Past], before: Regime | None) -> Regime
     freezing = before.freezing if before and before.phase == phase else apply_phase(run.parts, run.policy, phase)
     if before is not None and before.freezing.names - freezing.names:
         _forget(run, freezing)
+    moved = (before.moved if before else frozenset()) | frozenset(freezing.trained)
     lr = run.experiment.optimizer.learning_rate
     rates = run.policy.rates(phase, lr)
     rates = {part: rate * _multiplier(run, part, past) for part, rate in rates.items()}
     factor = plateau_factor(training, losses[span.first - 1 :], "minimize")
-    return Regime(span, phase, freezing, phase.base(lr), rates, factor)
+    return Regime(span, phase, freezing, phase.base(lr), rates, factor, moved, _boundary(run, moved))
+
+
+def _boundary(run: Run, moved: Collection[str]) -> int:
+    """Return how many stages, from the input, make of an image what they made of it when the run began."""
+    if not run.backbone.runnable:
+        return 0
+    still = (
+        stage not in moved and not (run.policy.norm_stats == "updated" and has_running_norms(run.parts[stage]))
+        for stage in run.policy.stages
+    )
+    return sum(itertools.takewhile(bool, still))
 
 
 def _narrowed(run: Run, phase: PhasePlan, past: Sequence[Past]) -> PhasePlan:

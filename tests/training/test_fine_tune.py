@@ -18,7 +18,7 @@ from fttune.models import Weights
 from fttune.models.cifar_resnet import CifarResNet8
 from fttune.training import Inputs, fine_tune
 from fttune.training.events import Described, EpochEnded
-from fttune.training.fine_tune import balanced_weights
+from fttune.training.run import balanced_weights
 from tests.training.plain import small_net, tensors
 
 UNBALANCED = tuple([0] * 12 + [1] * 7 + [2] * 3)
@@ -113,7 +113,7 @@ def scripted(monkeypatch) -> Callable[..., None]:
 
     def script(name: str, values: list[float]) -> None:
         remaining = iter(values)
-        module = sys.modules["fttune.training.fine_tune"]
+        module = sys.modules["fttune.training.training"]
         monkeypatch.setattr(module, "evaluate", lambda _: {"val/loss": 0.5, name: next(remaining)})
 
     return script
@@ -208,12 +208,14 @@ def test_trials_with_another_lr_see_the_same_batches(augment, make_inputs, make_
     seen: list[bytes] = []
     normalise = Inputs.normalise
     monkeypatch.setattr(
-        Inputs, "normalise", lambda self, images: (seen.append(images.numpy().tobytes()), normalise(self, images))[1]
+        Inputs,
+        "normalise",
+        lambda self, images, *a: (seen.append(images.numpy().tobytes()), normalise(self, images, *a))[1],
     )
     batches = []
     for lr, depth in ((0.001, 0), (0.2, "all")):
         recipe = make_recipe(optimizer__lr=lr, freeze__unfrozen_stages=depth, data__augment=augment)
-        fine_tune(recipe, make_inputs(val=None))
+        fine_tune(recipe, make_inputs(val=None).plain())
         batches.append(list(seen))
         seen.clear()
     assert batches[0] == batches[1]

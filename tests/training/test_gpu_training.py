@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from fttune.models import Weights, load_model
 from fttune.models.backbone import build_backbone
 from fttune.training import CheckpointFolder, fine_tune
-from fttune.training.fine_tune import prepare_run
 from fttune.training.loop import train_epoch
+from fttune.training.run import prepare_run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 LABELS = tuple(i % 3 for i in range(60))

@@ -1,0 +1,64 @@
+"""What a run's model is fed with: images, or activations of its frozen stages where they are kept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fttune.data import Part as Split
+from fttune.data import augment
+from fttune.training.activations import Kept, Prefix
+from fttune.training.run import Run
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A split's samples as a run's model takes them: images, or what its first `after` stages make of those."""
+
+    run: Run
+    split: Split
+    kept: Kept | None = None
+
+    @property
+    def after(self) -> int:
+        """How many stages the samples have passed."""
+        return self.kept.boundary if self.kept else 0
+
+    def batch(self, rows: Tensor, draws: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Return inputs (B, ...) and labels (B,) of some rows, on the device; `draws` augments images."""
+        device = self.run.device.device
+        if self.kept is not None:
+            return self.kept.values[rows].to(device), self.split.labels[rows].to(device, non_blocking=True)
+        images, labels = self.run.inputs.batch(self.split, rows, device)
+        if draws is not None:
+            data = self.run.experiment.data
+            images = augment(images, data.augment, image_size=data.image_size, generator=draws)
+        return self.run.to_model(images), labels
+
+
+@dataclass(frozen=True)
+class Feeds:
+    """What an epoch trains and is evaluated on; the latter by the prefix of its metrics."""
+
+    train: Feed
+    evaluation: Mapping[str, Feed]
+
+
+def feeds_of(run: Run, boundary: int) -> Feeds:
+    """Return an epoch's samples; what the first `boundary` stages make of them is computed once, in evaluation mode.
+
+    Fresh augmentation shows other images in every epoch, so training then begins at the images.
+    """
+    data = run.inputs.data
+    parts = {} if data.val is None else {"val": data.val, **data.also}
+    train = boundary if run.experiment.data.augment == "none" else 0
+    return Feeds(_feed(run, data.train, train), {name: _feed(run, split, boundary) for name, split in parts.items()})
+
+
+def _feed(run: Run, split: Split, boundary: int) -> Feed:
+    if not boundary:
+        return Feed(run, split)
+    with run.device.autocast():
+        prefix = Prefix(run.key, run.backbone, run.images)
+        return Feed(run, split, run.inputs.workbench.activations.deepest(prefix, split, boundary))

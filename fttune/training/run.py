@@ -1,0 +1,156 @@
+"""Everything one run of a recipe trains with, put together. Knows no epochs."""
+
+import math
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fttune.config import Experiment
+from fttune.config.policy import Policy, resolve
+from fttune.config.sections import Optimizer
+from fttune.data import Part as Split
+from fttune.freezing import HEAD, Part, Parts, apply_phase, insert_lora, named_parameters, trained_names
+from fttune.models import Backbone, build_backbone
+from fttune.training.device import Device, choose_device
+from fttune.training.inputs import Inputs
+from fttune.training.workbench import Built
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe, its images, and its model with policy, optimizer and loss; `key` stands for the model as it begins."""
+
+    experiment: Experiment
+    inputs: Inputs
+    device: Device
+    key: Hashable
+    built: Built
+    parts: Parts
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    criterion: nn.CrossEntropyLoss
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model that trains."""
+        return self.built.backbone
+
+    @property
+    def start(self) -> Mapping[str, Tensor]:
+        """All tensors of the model as they were at first, by name."""
+        return self.built.start
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch; the last one may be smaller."""
+        return math.ceil(len(self.inputs.data.train.labels) / self.experiment.training.batch_size)
+
+    @cached_property
+    def trained(self) -> frozenset[str]:
+        """The names of the parameters that train in some phase."""
+        return frozenset[str]().union(*(trained_names(self.parts, self.policy, p) for p in self.policy.phases))
+
+    @cached_property
+    def changing(self) -> frozenset[str]:
+        """The names of all tensors that a run may change: those of every part in which something trains.
+
+        With `norm_stats: updated` running statistics move everywhere.
+        """
+        own = {part: {name for name, _ in _tensors(members)} for part, members in self.parts.items()}
+        everywhere = self.policy.norm_stats == "updated"
+        return frozenset[str]().union(*(names for names in own.values() if everywhere or names & self.trained))
+
+    def images(self, split: Split, rows: Tensor) -> Tensor:
+        """Return rows of a split as the model takes them, without augmentation."""
+        return self.to_model(self.inputs.batch(split, rows, self.device.device)[0])
+
+    def to_model(self, images: Tensor) -> Tensor:
+        """Normalise uint8 images; channels-last in memory on CUDA, where it is faster, and in plain order elsewhere."""
+        images = self.inputs.normalise(images, self.device.dtype)
+        return images if self.device.device.type == "cuda" else images.contiguous()
+
+    def close(self) -> None:
+        """Leave the model to the next run; this one must not go on."""
+        if self.policy.lora is None:  # its adapters would stay
+            self.inputs.workbench.shelf.put(self.key, self.built, changed=self.changing)
+
+
+def prepare_run(experiment: Experiment, inputs: Inputs) -> Run:
+    """Return a recipe's run on its device; the first phase is in force."""
+    device = choose_device(experiment.training)
+    key = (
+        experiment.backbone.name,
+        inputs.weights.identity,
+        inputs.data.classes,
+        experiment.freeze.head.init,
+        experiment.seed,
+        device,
+    )
+    built = inputs.workbench.shelf.take(key, lambda: _build(experiment, inputs, device))
+    parts = built.backbone.parts()
+    policy = resolve(experiment.freeze, [name for name in parts if name != HEAD], epochs=experiment.training.epochs)
+    if policy.lora is not None:
+        adapted = {stage for phase in policy.phases for stage in phase.stages}
+        members = [member for stage in policy.stages if stage in adapted for member in parts[stage].values()]
+        insert_lora(members, policy.lora, seed=experiment.seed)
+        built = Built.of(built.backbone)
+    optimizer = build_optimizer(parts, experiment.optimizer, fused=device.device.type in ("cpu", "cuda"))
+    weight = None
+    if experiment.training.class_weights == "balanced":
+        weight = balanced_weights(inputs.data.train.labels, len(inputs.data.classes)).to(device.device, device.dtype)
+    criterion = nn.CrossEntropyLoss(weight=weight, label_smoothing=experiment.training.label_smoothing)
+    apply_phase(parts, policy, policy.phases[0])
+    return Run(experiment, inputs, device, key, built, parts, policy, optimizer, criterion)
+
+
+def _tensors(part: Part) -> Iterator[tuple[str, Tensor]]:
+    """Yield a part's parameters and buffers with the names that the whole model gives them."""
+    yield from named_parameters(part)
+    for path, member in part.items():
+        if isinstance(member, nn.Module):
+            yield from member.named_buffers(path)
+
+
+def _build(experiment: Experiment, inputs: Inputs, device: Device) -> Backbone:
+    backbone = build_backbone(
+        inputs.architecture or experiment.backbone.name,
+        inputs.weights,
+        classes=inputs.data.classes,
+        seed=experiment.seed,
+        head_init=experiment.freeze.head.init,
+    )
+    backbone.module.to(device.device, device.dtype)
+    if device.device.type == "cuda":
+        backbone.module.to(memory_format=torch.channels_last)
+    return backbone
+
+
+def build_optimizer(parts: Parts, config: Optimizer, *, fused: bool) -> torch.optim.Optimizer:
+    """Return the optimizer with one group per part, named after it, frozen ones included.
+
+    A frozen parameter has no gradient, so torch's optimizers leave it alone, weight decay and momentum too.
+    """
+    groups: list[dict[str, Any]] = [
+        {"params": [p for _, p in named_parameters(part)], "name": name} for name, part in parts.items()
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+    return torch.optim.SGD(
+        groups,
+        lr=config.learning_rate,
+        momentum=config.momentum or 0.0,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        fused=fused,
+    )
+
+
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
+    """Return a weight per class, inverse to its count and 1 on average over samples: n / (classes * count)."""
+    counts = torch.bincount(labels, minlength=classes)
+    return len(labels) / (classes * counts.float())

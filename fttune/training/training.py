@@ -1,0 +1,173 @@
+"""One recipe in training, epoch by epoch. Knows nothing of what happens between epochs: events, pruning, files."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+
+from fttune.config import Experiment
+from fttune.config.sections import VAL_METRICS
+from fttune.errors import BadInput, Diverged
+from fttune.freezing import Freezing, named_parameters, trained_names
+from fttune.training.checkpoints import BestEpoch, Snapshot
+from fttune.training.events import EpochEnded
+from fttune.training.feeds import feeds_of
+from fttune.training.inputs import Inputs
+from fttune.training.loop import Regime, TrainedEpoch, evaluate, train_epoch
+from fttune.training.metrics import TOP_K
+from fttune.training.regime import Past, next_regime
+from fttune.training.run import Run, prepare_run
+
+
+class Training(Protocol):
+    """A recipe that trains as its epochs are drawn; `close` must follow, after which it does not go on."""
+
+    best: BestEpoch
+    step_losses: list[float]
+
+    @property
+    def facts(self) -> Mapping[str, str]: ...
+    @property
+    def about(self) -> Mapping[str, Any]: ...
+    @property
+    def counts(self) -> tuple[int, int]: ...
+    def epochs(self) -> Iterator[EpochEnded]: ...
+    def last(self, ended: EpochEnded) -> Snapshot: ...
+    def close(self) -> None: ...
+
+
+class Solo:
+    """A training with a model of its own.
+
+    `facts` says in words what trains and where, `about` what a checkpoint must say of itself, `counts` the number of
+    parameters that ever train, and of all.
+    """
+
+    def __init__(self, experiment: Experiment, inputs: Inputs, *, monitor: str | None = None) -> None:
+        self.best = BestEpoch(monitored(monitor or experiment.training.monitor, inputs))
+        self.step_losses: list[float] = []
+        self.run = prepare_run(experiment, inputs)
+        require_validation(self.run)
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What trains and where, in words, by the names of tags."""
+        run = self.run
+        freezings = [Freezing(run.parts, trained_names(run.parts, run.policy, p), "frozen") for p in run.policy.phases]
+        head = "new" if run.backbone.head_is_new else "kept from the weights"
+        return {
+            "fttune.trainable": "; then ".join(freezing.summary() for freezing in freezings),
+            "fttune.head": f"{head}, {len(run.inputs.data.classes)} classes",
+            "fttune.device": run.device.summary,
+            "fttune.seed": str(run.experiment.seed),
+        }
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What a checkpoint says of itself."""
+        experiment, geometry = self.run.experiment, self.run.inputs.geometry
+        own = dataclasses.asdict(self.run.inputs.weights.preprocessing)
+        return {
+            "experiment": experiment.model_dump(),
+            "name": experiment.name,
+            "classes": self.run.inputs.data.classes,
+            "preprocessing": {**own, "resize": geometry.resize, "crop": geometry.image_size},
+        }
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The number of parameters that ever train, and of all."""
+        parameters = [member for part in self.run.parts.values() for member in named_parameters(part)]
+        return sum(p.numel() for name, p in parameters if name in self.run.trained), sum(
+            p.numel() for _, p in parameters
+        )
+
+    def epochs(self) -> Iterator[EpochEnded]:
+        """Train epoch after epoch, to the end of the policy or until it stops early. Raises Diverged."""
+        past: list[Past] = []
+        regime: Regime | None = None
+        while regime := next_regime(self.run, past, regime):
+            with _own_random_state(self.run):
+                ended, trained = _epoch(self.run, regime, len(past) + 1)
+            past.append(Past(_loss(ended, self.best.monitor), trained.motion.gradients))
+            self.step_losses += trained.step_losses
+            self.best.offer(ended, self._snapshot)
+            yield ended
+            patience = self.run.experiment.training.early_stop_epochs
+            if self.best.stalled(ended.epoch, first=regime.span.first, patience=patience):
+                return
+
+    def last(self, ended: EpochEnded) -> Snapshot:
+        """Return the state after the epoch that ended last."""
+        return self._snapshot(ended)
+
+    def close(self) -> None:
+        """Leave the model to the next training."""
+        self.run.close()
+
+    def _snapshot(self, ended: EpochEnded) -> Snapshot:
+        return Snapshot.of(ended, self.run.backbone.module, start=self.run.start, changing=self.run.changing)
+
+
+def monitored(metric: str, inputs: Inputs) -> str | None:
+    """Return the metric that chooses the best epoch, None without a validation split. Raises BadInput."""
+    classes = len(inputs.data.classes)
+    if metric == "val/top5_accuracy" and classes <= TOP_K:
+        raise BadInput(f"val/top5_accuracy needs more than {TOP_K} classes, but there are {classes}; use val/accuracy")
+    return metric if inputs.data.val else None
+
+
+def require_validation(run: Run) -> None:
+    """Refuse what watches the validation split when there is none. Raises BadInput."""
+    if run.inputs.data.val is not None:
+        return
+    if run.experiment.training.early_stop_epochs:
+        raise BadInput("training.early_stop_epochs needs a validation split, but data.split.val is 0")
+    if run.experiment.training.schedule == "plateau":
+        raise BadInput("training.schedule: plateau needs a validation split, but data.split.val is 0")
+    if any(phase.plateau for phase in run.policy.phases):
+        raise BadInput("freeze.phases: until_plateau needs a validation split, but data.split.val is 0")
+
+
+def stage_mask(run: Run, trained: Iterable[str]) -> int:
+    """Return which parts train as a bit mask: bit 0 is the first stage, the highest bit the head."""
+    return sum(1 << index for index, part in enumerate(run.parts) if part in trained)
+
+
+def _epoch(run: Run, regime: Regime, epoch: int) -> tuple[EpochEnded, TrainedEpoch]:
+    feeds = feeds_of(run, regime.boundary)
+    started = time.monotonic()
+    trained = train_epoch(run, regime, feeds.train, epoch)
+    metrics = {**trained.metrics, "step_seconds": (time.monotonic() - started) / run.steps_per_epoch}
+    if math.isfinite(metrics["train/loss"]):  # else the evaluation would only cost time
+        metrics |= evaluate(feeds.evaluation)
+    require_finite(metrics, epoch)
+    motion = trained.motion
+    metrics |= {f"relative_grad_norm/{part}": gradient.relative for part, gradient in motion.gradients.items()}
+    metrics |= {f"drift/{part}": value for part, value in motion.drift.items()}
+    metrics["stages_trained"] = float(stage_mask(run, regime.freezing.trained))
+    return EpochEnded(epoch, {**metrics, "epoch_seconds": time.monotonic() - started}), trained
+
+
+def require_finite(metrics: Mapping[str, float], epoch: int) -> None:
+    """Raise Diverged when a metric of an epoch is NaN or infinite."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise Diverged(f"{name} became {value} in epoch {epoch}; a smaller optimizer.lr may help")
+
+
+def _loss(ended: EpochEnded, monitor: str | None) -> float:
+    """Return the monitored value such that smaller is better."""
+    if monitor is None:
+        return math.nan
+    return ended.metrics[monitor] if VAL_METRICS[monitor] == "minimize" else -ended.metrics[monitor]
+
+
+def _own_random_state(run: Run) -> AbstractContextManager[None]:
+    """Return the context in which torch's global generators may be seeded: they are as before afterwards."""
+    device = run.device.device
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

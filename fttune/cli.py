@@ -28,6 +28,15 @@ Set = Annotated[
 Mlruns = Annotated[
     Path | None, typer.Option("--mlruns", envvar="FTTUNE_MLRUNS", help="The generated folder; default: mlruns.")
 ]
+CacheGb = Annotated[
+    float | None,
+    typer.Option(
+        "--cache-gb",
+        envvar="FTTUNE_CACHE_GB",
+        metavar="GB",
+        help="Room for decoded images and what else is computed once; default: half of the disk's free space.",
+    ),
+]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugin", metavar="FILE.py", help="Run a file that defines backbones; repeatable."),
@@ -77,7 +86,12 @@ def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")]) ->
 
 @app.command()
 def train(
-    file: Path, overrides: Set = None, plugins: Plugins = None, mlruns: Mlruns = None, as_json: Json = False
+    file: Path,
+    overrides: Set = None,
+    plugins: Plugins = None,
+    mlruns: Mlruns = None,
+    cache_gb: CacheGb = None,
+    as_json: Json = False,
 ) -> None:
     """Train one experiment and track it in MLflow."""
     from fttune.config import load_experiment
@@ -87,7 +101,7 @@ def train(
     from fttune.display import display
 
     with display() as show:
-        result = run(experiment, workspace=_workspace(mlruns, plugins), display=show)
+        result = run(experiment, workspace=_workspace(mlruns, plugins, cache_gb), display=show)
     _print_training(experiment, result, as_json)
 
 
@@ -98,6 +112,7 @@ def search(
     new: Annotated[bool, typer.Option("--new", help="Begin a fresh generation beside the stored study.")] = False,
     plugins: Plugins = None,
     mlruns: Mlruns = None,
+    cache_gb: CacheGb = None,
     as_json: Json = False,
 ) -> None:
     """Run a study to its budget; the same command continues an interrupted one."""
@@ -108,7 +123,7 @@ def search(
     from fttune.display import display
 
     with display() as show:
-        stored = run(study, workspace=_workspace(mlruns, plugins), new=new, display=show)
+        stored = run(study, workspace=_workspace(mlruns, plugins, cache_gb), new=new, display=show)
     _print_study(study, stored, as_json)
 
 
@@ -231,10 +246,10 @@ def _install_signal_handlers() -> None:
     signal.signal(signal.SIGTERM, interrupt)
 
 
-def _workspace(mlruns: Path | None, plugins: list[Path] | None = None) -> "Workspace":
+def _workspace(mlruns: Path | None, plugins: list[Path] | None = None, cache_gb: float | None = None) -> "Workspace":
     from fttune.config.workspace import Workspace
 
-    workspace = Workspace.at(mlruns=mlruns, plugins=plugins or ())
+    workspace = Workspace.at(mlruns=mlruns, plugins=plugins or (), cache_gb=cache_gb)
     workspace.require_writable()
     return workspace
 

@@ -1,7 +1,8 @@
 """Write files so that no half file is ever visible under its name. Standard library only."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,20 @@ def write_atomically(file: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written; what stood under the name is untouched.
     """
+    with replacing(file) as temporary:
+        write(temporary)
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Hand out the path of a temporary file, which the block fills; at its end the file is flushed and gets its name.
+
+    A process that is killed leaves `.<stem>.<process id>.tmp<suffix>` behind. Raises OSError as `write_atomically`.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp{file.suffix}")
     try:
-        write(temporary)
+        yield temporary
         _flush(temporary)
         temporary.replace(file)
         _flush(file.parent)

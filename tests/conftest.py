@@ -23,7 +23,7 @@ def empty_stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def workspace(tmp_path: Path, empty_stores: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workspace in a temporary folder, which is also the current one, with empty stores."""
-    for variable in ("MLFLOW_TRACKING_URI", "FTTUNE_MLRUNS"):
+    for variable in ("MLFLOW_TRACKING_URI", "FTTUNE_MLRUNS", "FTTUNE_CACHE_GB"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
     workspace = Workspace.at(tmp_path)

@@ -17,8 +17,8 @@ PRELOAD = [
     "fttune.cli",
     "fttune.app.results",
 ]
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(PRELOAD)
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(PRELOAD)
 
 
 @dataclass
@@ -55,7 +55,7 @@ def start(*arguments: str, cwd: Path) -> Command:
     out, err = cwd / f".out-{stamp}", cwd / f".err-{stamp}"
     out.touch()
     err.touch()
-    process = _CONTEXT.Process(target=_main, args=(arguments, str(cwd), str(out), str(err)))
+    process = CONTEXT.Process(target=_main, args=(arguments, str(cwd), str(out), str(err)))
     process.start()
     return Command(process, out, err)
 

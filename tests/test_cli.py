@@ -85,6 +85,24 @@ def test_train_prints_json_that_holds_every_step(workspace: Workspace) -> None:
     assert "epoch 2/2, train/loss" in err
 
 
+def test_without_room_for_the_cache_memory_takes_over_and_it_is_said_once(workspace: Workspace) -> None:
+    write_experiment(workspace.root)
+    code, out, err = processes.run("train", "experiments/tiny.yaml", "--json", "--cache-gb", "0", cwd=workspace.root)
+    assert code == 0, err
+    assert err.count("has no room") == 1 and "raise --cache-gb" in err
+    assert not list(workspace.arrays.rglob("*.npy"))
+    code, cached, err = processes.run("train", "experiments/tiny.yaml", "--json", cwd=workspace.root)
+    assert json.loads(cached)["step_losses"] == json.loads(out)["step_losses"]
+    assert "has no room" not in err and len(list(workspace.arrays.rglob("*.npy"))) == 2
+
+
+def test_a_negative_cache_is_refused(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    code, _, err = processes.run("train", "experiments/tiny.yaml", "--cache-gb", "-1", cwd=tmp_path)
+    assert code == 2
+    assert "the size of the cache is '-1.0' GB, but must be a number from 0" in err
+
+
 def test_lr_draws_the_loss_and_proposes_a_range_that_a_study_takes(workspace: Workspace) -> None:
     write_experiment(workspace.root)
     store = (workspace.mlruns / "mlflow.db").read_bytes()

@@ -1,7 +1,7 @@
 """A study from its file to its winner: the only place where Optuna's trials and MLflow's runs meet."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from fttune import searching
@@ -236,7 +236,8 @@ class _Search:
     def _inputs_of(self, experiment: Experiment) -> Inputs:
         key = _inputs_key(experiment)
         if key not in self.inputs:
-            self.inputs[key] = prepare_in(self.session, experiment)
+            first = next(iter(self.inputs.values()))
+            self.inputs[key] = replace(prepare_in(self.session, experiment), on_device=first.on_device)
         return self.inputs[key]
 
     def _report_progress(self, outcome: Outcome | None = None) -> None:

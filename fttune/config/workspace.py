@@ -1,11 +1,12 @@
 """Where things lie: the working directory, and the generated folder that may be deleted at any time."""
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fttune.errors import StoreError
+from fttune.errors import BadInput, StoreError
 from fttune.files import obstacle
 
 
@@ -14,21 +15,32 @@ class Workspace:
     """`root` holds experiments/, studies/ and data; `mlruns` everything generated. Both are absolute.
 
     `plugins` are the Python files that the user named to define backbones of their own; nothing else is ever run.
+    `cache_bytes` bounds what `arrays` holds; None allows half of what is free on its disk or already there.
     """
 
     root: Path
     mlruns: Path
     plugins: tuple[Path, ...] = ()
+    cache_bytes: int | None = None
 
     @classmethod
-    def at(cls, root: Path | None = None, mlruns: Path | None = None, *, plugins: Iterable[Path] = ()) -> "Workspace":
+    def at(
+        cls,
+        root: Path | None = None,
+        mlruns: Path | None = None,
+        *,
+        plugins: Iterable[Path] = (),
+        cache_gb: float | None = None,
+    ) -> "Workspace":
         """Return the workspace of a directory (default: the current one).
 
         `mlruns` defaults to `FTTUNE_MLRUNS`, else `<root>/mlruns`; relative plugins lie in the current directory.
+        `cache_gb` (10^9 bytes) defaults to `FTTUNE_CACHE_GB`. Raises BadInput when that is no number from 0.
         """
         root = (root or Path.cwd()).resolve()
         chosen = mlruns or Path(os.environ.get("FTTUNE_MLRUNS") or "mlruns")
-        return cls(root, (root / chosen).resolve(), tuple(file.resolve() for file in plugins))
+        files = tuple(file.resolve() for file in plugins)
+        return cls(root, (root / chosen).resolve(), files, _cache_bytes(cache_gb))
 
     def require_writable(self) -> None:
         """Refuse a generated folder that cannot be made or written, without making it. Raises StoreError."""
@@ -37,8 +49,13 @@ class Workspace:
 
     @property
     def cache(self) -> Path:
-        """Decoded images, downloaded data sets, checkpoints on their way to MLflow."""
+        """Arrays that can be made again, downloaded data sets, checkpoints on their way to MLflow."""
         return self.mlruns / "cache"
+
+    @property
+    def arrays(self) -> Path:
+        """Decoded images, and what else is computed once: all that `cache_bytes` bounds."""
+        return self.cache / "arrays"
 
     @property
     def artifacts(self) -> Path:
@@ -59,3 +76,16 @@ class Workspace:
     def optuna_uri(self) -> str:
         """Optuna's own store, unless the study names another."""
         return f"sqlite:///{self.mlruns / 'optuna.db'}"
+
+
+def _cache_bytes(chosen_gb: float | None) -> int | None:
+    written = os.environ.get("FTTUNE_CACHE_GB") if chosen_gb is None else str(chosen_gb)
+    if not written:
+        return None
+    try:
+        gigabytes = float(written)
+    except ValueError:
+        gigabytes = math.nan
+    if not 0 <= gigabytes < math.inf:
+        raise BadInput(f"the size of the cache is {written!r} GB, but must be a number from 0; see FTTUNE_CACHE_GB")
+    return int(gigabytes * 1e9)

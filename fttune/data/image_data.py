@@ -25,15 +25,17 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Part:
-    """One split, decoded: `images` (N, H, W, 3) uint8, memory-mapped and read-only; `labels` (N,) int64.
+    """One split, decoded: `images` (N, H, W, 3) uint8, which cannot be written to, and `labels` (N,) int64.
 
-    `names` are paths relative to the data, or `<data set>[index]`. The order is that of the names, so it
-    depends neither on the file system nor on the rows of a table.
+    The images are memory-mapped unless there was no room on disk. `names` are paths relative to the data, or
+    `<data set>[index]`. The order is that of the names, so it depends neither on the file system nor on the rows of a
+    table. `key` is a sha256 in hex that stands for all pixels and their order, whatever the labels and names.
     """
 
     images: Pixels
     labels: torch.Tensor
     names: tuple[str, ...]
+    key: str
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from fttune.config.data import Data, Shift
+from fttune.data.arrays import ArrayCache
 from fttune.data.classes import class_names, keep_classes
 from fttune.data.image_data import Geometry, ImageData, Part, Pixels
 from fttune.data.images import Unreadable, content_hash, decoder_threads, in_order
@@ -34,13 +35,12 @@ class _Read:
     images: Pixels
     key: str
     unreadable: Mapping[str, str]
-    notices: tuple[str, ...]
 
 
-def load_data(data: Data, geometry: Geometry, *, cache: Path, root: Path) -> ImageData:
-    """Return the images of train and val, decoded once and memory-mapped from `cache`, with labels and classes.
+def load_data(data: Data, geometry: Geometry, *, cache: Path, root: Path, arrays: ArrayCache) -> ImageData:
+    """Return the images of train and val, decoded once and memory-mapped from `arrays`, with labels and classes.
 
-    `data.path` is relative to `root`; downloads and decoded arrays lie below `cache`. With `data.augment: standard`
+    `data.path` is relative to `root`; downloads lie below `cache`. With `data.augment: standard`
     the training images are the central squares of side `geometry.resize`, all others of side `geometry.image_size`.
     `data.shift` changes both splits; `data.also_evaluate` adds validation images under shifts of their own.
 
@@ -54,22 +54,23 @@ def load_data(data: Data, geometry: Geometry, *, cache: Path, root: Path) -> Ima
     if data.also_evaluate and not splits.val:
         raise DataError("data.also_evaluate needs a validation split, but data.split.val is 0; give it a share")
     train_side = geometry.resize if data.augment == "standard" else geometry.image_size
-    train = _read(splits.train, geometry, train_side, cache)
-    val = _read(splits.val, geometry, geometry.image_size, cache) if splits.val else None
+    train = _read(splits.train, geometry, train_side, arrays)
+    val = _read(splits.val, geometry, geometry.image_size, arrays) if splits.val else None
     skipped = _skipped({**train.unreadable, **(val.unreadable if val else {})}, data.on_bad_image)
     if skipped:
         _require_all_classes(splits, train, val)
-    part = partial(_part, classes=classes, folder=cache / "shifted")
+    part = partial(_part, classes=classes, arrays=arrays)
     also = {name: part(val, evaluation.shift) for name, evaluation in (data.also_evaluate or {}).items() if val}
+    train_part, val_part = part(train, data.shift), part(val, data.shift) if val else None
     return ImageData(
         classes=classes,
-        train=part(train, data.shift),
-        val=part(val, data.shift) if val else None,
+        train=train_part,
+        val=val_part,
         n_test=len(splits.test),
         fingerprint=_shifted_fingerprint(
             fingerprint(classes, train=_contents(train), val=_contents(val), test=splits.test), data.shift
         ),
-        notices=(*listing.notices, *skipped, *train.notices, *(val.notices if val else ())),
+        notices=(*listing.notices, *skipped, *arrays.notices),
         also=also,
     )
 
@@ -91,7 +92,7 @@ def fingerprint(
     return _sha256(content)
 
 
-def _read(samples: tuple[Sample, ...], geometry: Geometry, side: int, cache: Path) -> _Read:
+def _read(samples: tuple[Sample, ...], geometry: Geometry, side: int, arrays: ArrayCache) -> _Read:
     with decoder_threads() as pool:
         hashes = list(in_order(pool, content_hash, (sample.image for sample in samples)))
     unreadable = {s.name: h.reason for s, h in zip(samples, hashes, strict=True) if isinstance(h, Unreadable)}
@@ -101,14 +102,13 @@ def _read(samples: tuple[Sample, ...], geometry: Geometry, side: int, cache: Pat
         [digest for _, digest in hashed],
         geometry=geometry,
         side=side,
-        folder=cache / "decoded",
+        arrays=arrays,
     )
     unreadable |= {hashed[index][0].name: reason for index, reason in store.unreadable.items()}
     kept = [(s, h) for s, h in hashed if s.name not in unreadable]
-    notices = (f"{store.repaired} was damaged and has been written anew",) if store.repaired else ()
     kept_hashes = tuple(digest for _, digest in kept)
     key = store_key(kept_hashes, geometry, side)
-    return _Read(tuple(s for s, _ in kept), kept_hashes, store.images, key, unreadable, notices)
+    return _Read(tuple(s for s, _ in kept), kept_hashes, store.images, key, unreadable)
 
 
 def _skipped(unreadable: Mapping[str, str], on_bad_image: str) -> tuple[str, ...]:
@@ -139,18 +139,15 @@ def _contents(read: _Read | None) -> list[tuple[str, str]]:
     return [(s.label, h) for s, h in zip(read.samples, read.hashes, strict=True)] if read else []
 
 
-def _part(read: _Read, shift: Literal["none"] | Shift, *, classes: Sequence[str], folder: Path) -> Part:
+def _part(read: _Read, shift: Literal["none"] | Shift, *, classes: Sequence[str], arrays: ArrayCache) -> Part:
     position = {name: index for index, name in enumerate(classes)}
     labels = torch.tensor([position[sample.label] for sample in read.samples], dtype=torch.int64)
     labels = shift_labels(labels, shift, classes=len(classes))
-    return Part(_shifted_images(read, shift, folder), labels, tuple(sample.name for sample in read.samples))
-
-
-def _shifted_images(read: _Read, shift: Literal["none"] | Shift, folder: Path) -> Pixels:
-    if shift == "none" or not changes_pixels(shift):
-        return read.images
-    key = _sha256(["fttune-shifted-1", read.key, shift.model_dump()])
-    return derived(read.images, partial(shift_images, shift=shift), file=folder / f"{key}.npy")
+    images, key = read.images, read.key
+    if shift != "none" and changes_pixels(shift):
+        key = _sha256(["fttune-shifted-1", key, shift.model_dump()])
+        images = derived(images, partial(shift_images, shift=shift), key=f"shifted/{key}", arrays=arrays)
+    return Part(images, labels, tuple(sample.name for sample in read.samples), key)
 
 
 def _shifted_fingerprint(content: str, shift: Literal["none"] | Shift) -> str:

@@ -1,6 +1,7 @@
 """What a run needs besides its recipe: decoded images and weights. Prepared once, shared by all runs that agree."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from fttune.config import Experiment
 from fttune.config.policy import EVERYTHING, resolve
 from fttune.config.workspace import Workspace
-from fttune.data import Geometry, ImageData, Part, load_data
+from fttune.data import ArrayCache, Geometry, ImageData, Part, load_data
 from fttune.freezing import trained_names
 from fttune.models import (
     Architecture,
@@ -22,6 +23,7 @@ from fttune.models import (
     weights_of_module,
 )
 from fttune.training.activations import Activations
+from fttune.training.resident import DeviceImages
 from fttune.training.workbench import Workbench
 
 
@@ -30,6 +32,7 @@ class Inputs:
     """Images as `data.geometry` cuts them, and the weights whose statistics normalise them.
 
     `architecture` is what they belong to; None where the recipe's `backbone.name` says all, without a plugin.
+    `on_device` holds what of the images lives on devices; inputs that share it share them.
     `workbench` holds what their runs leave for each other.
     """
 
@@ -37,6 +40,7 @@ class Inputs:
     weights: Weights
     geometry: Geometry
     architecture: Architecture | None = None
+    on_device: DeviceImages = field(default_factory=DeviceImages, repr=False, compare=False)
     workbench: Workbench = field(default_factory=Workbench, compare=False, repr=False)
 
     def plain(self) -> "Inputs":
@@ -48,8 +52,12 @@ class Inputs:
 
         The images are in channels-last order in memory, as they are stored.
         """
-        images = torch.from_numpy(part.images[rows.numpy()]).permute(0, 3, 1, 2)
-        return images.to(device, non_blocking=True), part.labels[rows].to(device, non_blocking=True)
+        return self.on_device.of(part, device).batch(rows), part.labels[rows].to(device, non_blocking=True)
+
+    def batches(self, part: Part, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what `batch` returns for each of `order`; on a GPU the next batch is on its way meanwhile."""
+        for rows, images in zip(order, self.on_device.of(part, device).batches(order), strict=True):
+            yield images, part.labels[rows].to(device, non_blocking=True)
 
     def normalise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return uint8 images as `dtype`, shifted and scaled by the weights' own statistics."""
@@ -84,7 +92,8 @@ def prepare(
     if architecture.identity:
         weights = dataclasses.replace(weights, identity=f"{weights.identity}, {architecture.identity}")
     geometry = geometry_of(experiment, weights)
-    data = load_data(experiment.data, geometry, cache=workspace.cache, root=workspace.root)
+    arrays = ArrayCache(workspace.arrays, workspace.cache_bytes)
+    data = load_data(experiment.data, geometry, cache=workspace.cache, root=workspace.root, arrays=arrays)
     return Inputs(data, weights, geometry, architecture)
 
 

@@ -1,4 +1,7 @@
+import pytest
+
 from fttune.config.workspace import Workspace
+from fttune.errors import BadInput
 
 
 def test_everything_generated_lies_under_mlruns_of_the_root(tmp_path, monkeypatch):
@@ -8,6 +11,7 @@ def test_everything_generated_lies_under_mlruns_of_the_root(tmp_path, monkeypatc
     assert workspace.mlruns == workspace.root / "mlruns"
     for place in (workspace.cache, workspace.artifacts, workspace.locks):
         assert place.parent == workspace.mlruns
+    assert workspace.arrays == workspace.mlruns / "cache" / "arrays"
     assert workspace.mlflow_uri == f"sqlite:///{workspace.mlruns}/mlflow.db"
     assert workspace.optuna_uri == f"sqlite:///{workspace.mlruns}/optuna.db"
 
@@ -23,3 +27,20 @@ def test_the_argument_comes_before_the_environment_and_that_before_the_default(t
 def test_the_root_is_the_current_directory_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Workspace.at().root == tmp_path.resolve()
+
+
+def test_the_cache_is_as_large_as_the_argument_says_or_else_the_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv("FTTUNE_CACHE_GB", raising=False)
+    assert Workspace.at(tmp_path).cache_bytes is None
+    monkeypatch.setenv("FTTUNE_CACHE_GB", "1.5")
+    assert Workspace.at(tmp_path).cache_bytes == 1_500_000_000
+    assert Workspace.at(tmp_path, cache_gb=0).cache_bytes == 0
+    monkeypatch.setenv("FTTUNE_CACHE_GB", "")
+    assert Workspace.at(tmp_path).cache_bytes is None
+
+
+@pytest.mark.parametrize("size", ["much", "-1", "nan", "inf"])
+def test_a_cache_size_that_is_no_number_from_zero_is_refused(size, tmp_path, monkeypatch):
+    monkeypatch.setenv("FTTUNE_CACHE_GB", size)
+    with pytest.raises(BadInput, match=f"the size of the cache is '{size}' GB, but must be a number from 0"):
+        Workspace.at(tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fttune.config.data import Data
-from fttune.data import Geometry, ImageData, load_data
+from fttune.data import ArrayCache, Geometry, ImageData, load_data
 
 WriteImage = Callable[..., Path]
 MakeFolder = Callable[[Mapping[str, int]], Path]
@@ -49,6 +49,7 @@ def load(tmp_path: Path) -> Callable[..., ImageData]:
     def run(geometry: Geometry | None = None, **fields: object) -> ImageData:
         data = Data.model_validate({"source": "folder", "path": "pets", **fields})
         size = geometry or Geometry(resize=14, image_size=12, interpolation="bilinear")
-        return load_data(data, size, cache=tmp_path / "cache", root=tmp_path)
+        cache = tmp_path / "cache"
+        return load_data(data, size, cache=cache, root=tmp_path, arrays=ArrayCache(cache / "arrays"))
 
     return run

@@ -139,11 +139,12 @@ def test_a_second_load_shifts_and_decodes_nothing(make_folder, load, monkeypatch
     make_folder({"cat": 5, "dog": 5})
     fields = {"shift": {"rotate": 20}, "also_evaluate": {"ood": {"shift": {"contrast": 0.5}}}}
     load()
-    stores = sorted((tmp_path / "cache" / "decoded").iterdir())
+    arrays = tmp_path / "cache" / "arrays"
+    stores = sorted((arrays / "decoded").iterdir())
     monkeypatch.setattr(store, "decode", None)
     first = load(**fields)
-    assert sorted((tmp_path / "cache" / "decoded").iterdir()) == stores, "the decoded images serve every shift"
-    assert len(list((tmp_path / "cache" / "shifted").iterdir())) == 3
+    assert sorted((arrays / "decoded").iterdir()) == stores, "the decoded images serve every shift"
+    assert len(list((arrays / "shifted").glob("*.npy"))) == 3
     monkeypatch.setattr(sys.modules["fttune.data.load"], "shift_images", lambda *_, **__: pytest.fail("shifted again"))
     second = load(**fields)
     assert np.array_equal(first.train.images, second.train.images)
@@ -295,9 +296,10 @@ def test_a_second_load_decodes_nothing(make_folder, load, monkeypatch):
 def test_a_damaged_store_is_a_notice(make_folder, load, tmp_path):
     make_folder({"cat": 5, "dog": 5})
     load()
-    for file in (tmp_path / "cache" / "decoded").glob("*.npy"):
+    for file in (tmp_path / "cache" / "arrays" / "decoded").glob("*.npy"):
         file.write_bytes(b"junk")
-    assert [notice.partition(" was ")[2] for notice in load().notices] == ["damaged and has been written anew"] * 2
+    assert [notice.partition(" was ")[2] for notice in load().notices] == ["damaged and is made anew"] * 2
+    assert load().notices == ()
 
 
 def test_a_table_loads_like_the_folder_that_it_describes(make_folder, load, tmp_path):

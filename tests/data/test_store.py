@@ -1,10 +1,10 @@
-import json
-from pathlib import Path
+from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import features
 
-from fttune.data import Geometry, store
+from fttune.data import ArrayCache, Geometry, store
 from fttune.data.images import content_hash, decode
 from fttune.data.store import decoded, derived, store_key
 
@@ -17,10 +17,15 @@ def files(tmp_path, write_image):
 
 
 @pytest.fixture
-def read(tmp_path):
+def arrays(tmp_path):
+    return ArrayCache(tmp_path / "arrays")
+
+
+@pytest.fixture
+def read(arrays):
     def run(files, geometry=GEOMETRY, side=12):
         hashes = [str(content_hash(file)) for file in files]
-        return decoded(files, hashes, geometry=geometry, side=side, folder=tmp_path / "store")
+        return decoded(files, hashes, geometry=geometry, side=side, arrays=arrays)
 
     return run
 
@@ -33,15 +38,11 @@ def no_decoding(monkeypatch):
     return lambda: monkeypatch.setattr(store, "decode", refuse)
 
 
-def stored(tmp_path: Path, suffix: str = ".npy") -> list[Path]:
-    return sorted((tmp_path / "store").glob(f"*{suffix}"))
-
-
-def test_rows_are_the_decoded_files_in_order_and_memory_mapped(read, files):
+def test_rows_are_the_decoded_files_in_order_and_memory_mapped(read, files, arrays):
     found = read(files)
     assert isinstance(found.images, np.memmap) and not found.images.flags.writeable
     assert np.array_equal(found.images, np.stack([decode(file, GEOMETRY, 12) for file in files]))
-    assert found.unreadable == {} and found.repaired is None
+    assert found.unreadable == {} and arrays.notices == []
 
 
 def test_a_warm_store_decodes_nothing(read, files, no_decoding):
@@ -50,12 +51,12 @@ def test_a_warm_store_decodes_nothing(read, files, no_decoding):
     assert np.array_equal(read(files).images, cold)
 
 
-def test_a_moved_file_finds_the_store_again(read, files, tmp_path, no_decoding):
+def test_a_moved_file_finds_the_store_again(read, files, arrays, no_decoding):
     read(files)
     moved = [file.rename(file.with_name(f"moved-{file.name}")) for file in files]
     no_decoding()
     read(moved)
-    assert len(stored(tmp_path)) == 1
+    assert len(list((arrays.folder / "decoded").glob("*.npy"))) == 1
 
 
 def test_the_key_is_made_of_contents_order_and_geometry():
@@ -70,6 +71,13 @@ def test_the_key_is_made_of_contents_order_and_geometry():
     assert len(set(keys)) == 6 and all(len(key) == 64 for key in keys)
 
 
+@pytest.mark.parametrize("library", ["pil", "libjpeg_turbo", "webp"])
+def test_the_key_changes_with_the_libraries_that_decode(library, monkeypatch):
+    before, version = store_key(["a"], GEOMETRY, 12), features.version
+    monkeypatch.setattr(features, "version", lambda name: "0.0" if name == library else version(name))
+    assert store_key(["a"], GEOMETRY, 12) != before
+
+
 def test_unreadable_images_are_left_out_and_remembered(read, files, no_decoding):
     files[1].write_bytes(b"broken")
     files[3].write_bytes(b"")
@@ -82,83 +90,54 @@ def test_unreadable_images_are_left_out_and_remembered(read, files, no_decoding)
         assert np.array_equal(found.images, expected)
 
 
-def _truncate(npy: Path) -> None:
-    npy.write_bytes(npy.read_bytes()[:-100])
-
-
-def _other_shape(npy: Path) -> None:
-    np.save(npy, np.zeros((5, 12, 13, 3), np.uint8))
-
-
-def _other_type(npy: Path) -> None:
-    np.save(npy, np.zeros((5, 12, 12, 3), np.int8))
-
-
-def _archive(npy: Path) -> None:
-    with npy.open("wb") as file:
-        np.savez(file, a=np.zeros(3))
-
-
-def _empty(npy: Path) -> None:
-    npy.write_bytes(b"")
-
-
-def _no_notes(npy: Path) -> None:
-    npy.with_suffix(".json").unlink()
-
-
-def _foreign_notes(npy: Path) -> None:
-    npy.with_suffix(".json").write_text(json.dumps(["a"]))
-
-
-def _too_many_notes(npy: Path) -> None:
-    npy.with_suffix(".json").write_text(json.dumps({str(i): "x" for i in range(6)}))
-
-
-DAMAGES = [_truncate, _other_shape, _other_type, _archive, _empty, _no_notes, _foreign_notes, _too_many_notes]
-
-
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_damaged_store_is_written_anew_and_said(read, files, tmp_path, damage):
+def test_a_damaged_store_is_decoded_anew_and_said(read, files, arrays):
     expected = np.array(read(files).images)
-    (npy,) = stored(tmp_path)
-    damage(npy)
-    found = read(files)
-    assert found.repaired == npy
-    assert np.array_equal(found.images, expected)
-    assert read(files).repaired is None
+    [npy] = (arrays.folder / "decoded").glob("*.npy")
+    npy.write_bytes(npy.read_bytes()[:-100])
+    assert np.array_equal(read(files).images, expected)
+    assert arrays.notices == [f"{npy} was damaged and is made anew"]
 
 
-def test_a_failed_write_leaves_no_file_behind(read, files, tmp_path, monkeypatch):
-    def full_disk(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+def test_images_that_fit_no_disk_are_decoded_into_memory(files, tmp_path):
+    files[2].write_bytes(b"broken")
+    hashes = [str(content_hash(file)) for file in files]
+    arrays = ArrayCache(tmp_path / "arrays", 0)
+    found = decoded(files, hashes, geometry=GEOMETRY, side=12, arrays=arrays)
+    assert not isinstance(found.images, np.memmap) and not found.images.flags.writeable
+    assert np.array_equal(found.images, np.stack([decode(files[i], GEOMETRY, 12) for i in (0, 1, 3, 4)]))
+    assert dict(found.unreadable) == {2: "not an image, whatever its name says"}
+    shifted = derived(found.images, lambda rows: 255 - rows, key="shifted/x", arrays=arrays)
+    assert np.array_equal(shifted, 255 - found.images)
+    assert len(arrays.notices) == 1, "one notice for all that has no room"
 
-    monkeypatch.setattr("fttune.files.os.fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        read(files)
-    assert list((tmp_path / "store").iterdir()) == []
 
-
-def test_a_file_that_vanishes_while_decoding_is_not_remembered_as_broken(files, tmp_path):
+def test_a_file_that_vanishes_while_decoding_is_not_remembered_as_broken(files, arrays):
     hashes = [str(content_hash(file)) for file in files]
     files[2].unlink()
     with pytest.raises(FileNotFoundError):
-        decoded(files, hashes, geometry=GEOMETRY, side=12, folder=tmp_path / "store")
-    assert stored(tmp_path) == []
-
-
-def test_a_store_that_cannot_be_kept_is_an_error(read, files, monkeypatch):
-    monkeypatch.setattr(store, "_open", lambda *_: None)
-    with pytest.raises(OSError, match="changed while it was being written"):
-        read(files)
+        decoded(files, hashes, geometry=GEOMETRY, side=12, arrays=arrays)
+    assert not list(arrays.folder.rglob("*.npy"))
 
 
 def test_no_images_make_an_empty_array(read):
     assert read([]).images.shape == (0, 12, 12, 3)
 
 
-def test_derived_rows_are_made_a_few_at_a_time_once_and_again_when_damaged(tmp_path, monkeypatch):
-    images, file = np.arange(5 * 2 * 2 * 3, dtype=np.uint8).reshape(5, 2, 2, 3), tmp_path / "derived" / "x.npy"
+def test_each_image_is_decoded_once(read, files, monkeypatch):
+    counts = Counter()
+
+    def counting(source, geometry, side):
+        counts[source] += 1
+        return decode(source, geometry, side)
+
+    monkeypatch.setattr(store, "decode", counting)
+    read(files)
+    read(files)
+    assert counts == Counter(files)
+
+
+def test_derived_rows_are_made_a_few_at_a_time_once_and_again_when_damaged(arrays, monkeypatch):
+    images = np.arange(5 * 2 * 2 * 3, dtype=np.uint8).reshape(5, 2, 2, 3)
     monkeypatch.setattr(store, "_CHUNK_BYTES", 2 * 2 * 2 * 3)
     sizes = []
 
@@ -167,15 +146,10 @@ def test_derived_rows_are_made_a_few_at_a_time_once_and_again_when_damaged(tmp_p
         return 255 - rows
 
     for expected in ([2, 2, 1], [2, 2, 1]):
-        found = derived(images, inverted, file=file)
+        found = derived(images, inverted, key="shifted/x", arrays=arrays)
         assert sizes == expected
         assert isinstance(found, np.memmap) and np.array_equal(found, 255 - images)
+    file = arrays.folder / "shifted" / "x.npy"
     file.write_bytes(file.read_bytes()[:-1])
-    assert np.array_equal(derived(images, inverted, file=file), 255 - images)
+    assert np.array_equal(derived(images, inverted, key="shifted/x", arrays=arrays), 255 - images)
     assert sizes == [2, 2, 1] * 2
-
-
-def test_derived_rows_that_cannot_be_kept_are_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "_open_rows", lambda *_: None)
-    with pytest.raises(OSError, match="changed while it was being written"):
-        derived(np.zeros((1, 2, 2, 3), np.uint8), lambda rows: rows, file=tmp_path / "x.npy")

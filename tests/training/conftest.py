@@ -1,5 +1,6 @@
 """Recipes and their inputs from arrays in memory: known images, known labels, no files."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,7 +24,8 @@ def _part(labels: Sequence[int], side: int, seed: int) -> Part:
     for image, label in zip(pixels, labels, strict=True):
         image[..., label % 3] += np.uint8(20 + 15 * (label // 3))
     names = tuple(f"image[{index}]" for index in range(len(labels)))
-    return Part(pixels, torch.tensor(list(labels), dtype=torch.int64), names)
+    key = hashlib.sha256(pixels.tobytes()).hexdigest()
+    return Part(pixels, torch.tensor(list(labels), dtype=torch.int64), names, key)
 
 
 @pytest.fixture(autouse=True)

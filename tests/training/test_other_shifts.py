@@ -23,7 +23,7 @@ def with_ood(inputs):
     val = inputs.data.val
     images = shift_images(val.images, Shift(contrast=0.4))
     return dataclasses.replace(
-        inputs, data=dataclasses.replace(inputs.data, also={"ood": Part(images, val.labels, val.names)})
+        inputs, data=dataclasses.replace(inputs.data, also={"ood": Part(images, val.labels, val.names, "ood")})
     )
 
 

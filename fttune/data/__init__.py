@@ -1,9 +1,21 @@
 """Images in, decoded arrays out: sources, splits, the decode store, augmentation. Knows no model."""
 
-from fttune.data.arrays import ArrayCache, NoRoom
+from fttune.data.arrays import ArrayCache, NoRoom, in_memory
 from fttune.data.augmentation import augment
 from fttune.data.image_data import Geometry, ImageData, Part
 from fttune.data.load import load_data
 from fttune.data.rows import Rows, Spec, Stored
 
-__all__ = ["ArrayCache", "Geometry", "ImageData", "NoRoom", "Part", "Rows", "Spec", "Stored", "augment", "load_data"]
+__all__ = [
+    "ArrayCache",
+    "Geometry",
+    "ImageData",
+    "NoRoom",
+    "Part",
+    "Rows",
+    "Spec",
+    "Stored",
+    "augment",
+    "in_memory",
+    "load_data",
+]

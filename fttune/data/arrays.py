@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -81,11 +82,13 @@ class ArrayCache:
             return rows.stored
         except NoRoom as cause:
             self._tell_of_room(cause)
-        missing = {key: spec for key, spec in specs.items() if key not in found}
-        rows = Rows(missing, {key: RowsInMemory(spec) for key, spec in missing.items()}, found)
-        fill(rows)
-        rows.finish()
-        return rows.stored
+        return in_memory(specs, fill, found=found)
+
+    @property
+    def room(self) -> int:
+        """The bytes that may be written, if all that is there were deleted for them."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self._limit(sum(status.st_size for status in self._files().values()))
 
     @contextmanager
     def writing(self, specs: Mapping[str, Spec]) -> Iterator[Rows]:
@@ -132,12 +135,11 @@ class ArrayCache:
     def _make_room(self, wanted: int, *, keep: Collection[str]) -> None:
         """Delete arrays, those used longest ago first, until `wanted` bytes fit. Raises NoRoom."""
         self._remove_leftovers(keep)
-        files = {file: status for file in self.folder.rglob("*.npy") if (status := _status(file))}
+        files = self._files()
         held = sum(status.st_size for status in files.values())
-        room = held + shutil.disk_usage(self.folder).free
-        limit = room // 2 if self.budget_bytes is None else min(room, self.budget_bytes)
+        limit = self._limit(held)
         if wanted > limit:
-            raise NoRoom(f"{wanted / 1e9:.3g} GB are needed, {max(limit, 0) / 1e9:.3g} GB allowed")
+            raise NoRoom(f"{wanted / 1e9:.3g} GB are needed, {limit / 1e9:.3g} GB allowed")
         for file in sorted(files, key=lambda file: files[file].st_atime_ns):
             if held + wanted <= limit:
                 return
@@ -147,6 +149,14 @@ class ArrayCache:
                 held -= files[file].st_size
         if held + wanted > limit:
             raise NoRoom(f"{wanted / 1e9:.3g} GB are needed, and others are being written")
+
+    def _files(self) -> dict[Path, os.stat_result]:
+        return {file: status for file in self.folder.rglob("*.npy") if (status := _status(file))}
+
+    def _limit(self, held: int) -> int:
+        """Return how many bytes all arrays may have, of which `held` are there."""
+        room = held + shutil.disk_usage(self.folder).free
+        return room // 2 if self.budget_bytes is None else min(room, self.budget_bytes)
 
     def _remove_leftovers(self, locked: Collection[str]) -> None:
         """Delete the temporary files of processes that were killed: those whose key nobody else has locked."""
@@ -178,6 +188,17 @@ class ArrayCache:
 
     def _file(self, key: str) -> Path:
         return self.folder / f"{key}.npy"
+
+
+def in_memory(
+    specs: Mapping[str, Spec], fill: Callable[[Rows], None], *, found: Mapping[str, Stored] = MappingProxyType({})
+) -> Mapping[str, Stored]:
+    """Return arrays that `fill` makes in memory, but for those that are `found` already."""
+    missing = {key: spec for key, spec in specs.items() if key not in found}
+    rows = Rows(missing, {key: RowsInMemory(spec) for key, spec in missing.items()}, found)
+    fill(rows)
+    rows.finish()
+    return rows.stored
 
 
 @contextmanager

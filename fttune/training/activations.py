@@ -4,61 +4,99 @@ A boundary is a number of stages from the input. While none of them trains, and 
 they make of an image stays the same over all epochs, and over all runs that begin with the same weights.
 """
 
+import hashlib
 import os
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.metadata import distributions, version
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fttune.data import Part
+from fttune.data import ArrayCache, Part, Rows, Spec, Stored, in_memory
 from fttune.models import Backbone
+
+Array = npt.NDArray[Any]
+Obtain = Callable[[Mapping[str, Spec], Callable[[Rows], None]], Mapping[str, Stored]]
 
 BATCH = 64
 MEMORY_SHARE = 0.25  # of the machine's
+DEVICE_SHARE = 0.5  # of what is free
+_FORMAT = "fttune-activations-1"
 
 
 @dataclass(frozen=True)
 class Prefix:
     """A model whose stages are to run once.
 
-    `key` stands for all that decides what they compute, but for the images: weights, precision, device. `images`
-    returns rows of a split as the model takes them.
+    `key` stands for all that decides what they compute, but for the images and the libraries: plain data of weights,
+    precision and device. `images` returns rows of a split as the model takes them.
     """
 
     key: Hashable
     backbone: Backbone
+    device: torch.device
     images: Callable[[Part, Tensor], Tensor]
 
-    def run(self, x: Tensor, stages: Iterable[int]) -> Tensor:
-        """Return what the stages of these numbers, from 0, make of x. The model is in evaluation mode."""
-        for number in stages:
-            x = self.backbone.run_stage(self.backbone.cut.stages[number].name, x)
-        return x
+    def array_key(self, part: Part, boundary: int) -> str:
+        """Return the name under which a split's activations are kept."""
+        return f"activations/{_digest(self._content, part.key)}-{boundary}"
+
+    @cached_property
+    def _content(self) -> str:
+        return f"{_FORMAT} {_versions()} {self.key}"
+
+    def pieces(self, x: Tensor, begin: int, numbers: Sequence[int]) -> dict[int, Tensor]:
+        """Return what x, which has passed `begin` stages, is at some boundaries. The model is in evaluation mode."""
+        pieces = {}
+        for number in numbers:
+            for stage in self.backbone.cut.stages[begin:number]:
+                x = self.backbone.run_stage(stage.name, x)
+            pieces[number], begin = x, number
+        return pieces
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Activations (N, ...) after the first `boundary` stages; `part` is the split that they belong to."""
+    """Activations (N, ...) after the first `boundary` stages: an array in host memory, or a tensor on the device."""
 
     boundary: int
-    values: Tensor
-    part: Part
+    dtype: torch.dtype
+    array: Array
+    on_device: Tensor | None = None
+
+    def batch(self, rows: Tensor, device: torch.device) -> Tensor:
+        """Return the activations of some rows (B,), which lie on the CPU, on the device."""
+        if self.on_device is not None:
+            return self.on_device.index_select(0, rows.to(device, non_blocking=True))
+        return torch.from_numpy(self.array[rows.numpy()]).view(self.dtype).to(device, non_blocking=True)
 
 
 class Activations:
-    """Keeps activations within `budget_bytes` (default: a quarter of the machine's memory).
+    """Keeps activations in an array cache, or in at most `memory_bytes` (default: a quarter of the machine's memory).
 
-    When it computes some, it keeps those at the boundaries named in `wanted` too, the most useful ones first: by what
-    they save per byte.
+    When it computes some, it keeps those at the boundaries named in `wanted` too, the most useful ones first: by the
+    time that they save per byte. `notices` are to be shown to the user.
     """
 
-    def __init__(self, wanted: Iterable[int] = (), *, budget_bytes: int | None = None) -> None:
-        self.wanted = frozenset(wanted)
-        self._room = _quarter_of_memory() if budget_bytes is None else budget_bytes
-        self._kept: dict[tuple[Hashable, int, int], Kept] = {}
-        self._too_large: set[tuple[Hashable, int, int]] = set()
+    def __init__(self, arrays: ArrayCache | None = None, *, memory_bytes: int | None = None) -> None:
+        self.wanted: frozenset[int] = frozenset()
+        self._arrays = arrays
+        self._memory = _quarter_of_memory() if memory_bytes is None else memory_bytes
+        self._kept: dict[str, Kept] = {}
+        self._without_room: set[str] = set()
+
+    def notices(self) -> list[str]:
+        """Return what the user should be told, each once."""
+        if self._arrays is None:
+            return []
+        notices, self._arrays.notices = self._arrays.notices, []
+        return notices
 
     def deepest(self, prefix: Prefix, part: Part, boundary: int) -> Kept | None:
         """Return a split's activations at the deepest boundary up to `boundary` that there is room for.
@@ -68,57 +106,117 @@ class Activations:
         """
         nearest = self._nearest(prefix, part, boundary)
         missing = boundary > (nearest.boundary if nearest else 0)
-        if not missing or self._room <= 0 or (prefix.key, id(part), boundary) in self._too_large:
+        if not missing or prefix.array_key(part, boundary) in self._without_room:
             return nearest
-        self._compute(prefix, part, nearest, boundary)
+        prefix.backbone.module.eval()
+        with torch.no_grad():
+            self._compute(_Pass(prefix, part, nearest), boundary)
         return self._nearest(prefix, part, boundary)
 
     def _nearest(self, prefix: Prefix, part: Part, boundary: int) -> Kept | None:
-        found = (self._kept.get((prefix.key, id(part), number)) for number in range(boundary, 0, -1))
+        found = (self._kept.get(prefix.array_key(part, number)) for number in range(boundary, 0, -1))
         return next((kept for kept in found if kept is not None), None)
 
-    def _compute(self, prefix: Prefix, part: Part, nearest: Kept | None, boundary: int) -> None:
-        begin = nearest.boundary if nearest else 0
-        numbers = sorted({number for number in (*self.wanted, boundary) if begin < number <= boundary})
-        prefix.backbone.module.eval()
-        rows = torch.arange(len(part.labels))
-        values: dict[int, Tensor] = {}
-        with torch.no_grad():
-            for batch in torch.split(rows, BATCH):
-                x = prefix.images(part, batch) if nearest is None else nearest.values[batch]
-                pieces, seconds = _pieces(prefix, x, begin, numbers)
-                if not values:
-                    values = self._allocated(pieces, seconds, len(rows))
-                    numbers = [number for number in numbers if number <= max(values, default=0)]
-                for number in values:
-                    values[number][batch] = pieces[number]
-                if not values:
-                    break
-        for number, tensor in values.items():
-            self._kept[prefix.key, id(part), number] = Kept(number, tensor, part)
-        if boundary not in values:
-            self._too_large.add((prefix.key, id(part), boundary))
-
-    def _allocated(self, pieces: dict[int, Tensor], seconds: dict[int, float], rows: int) -> dict[int, Tensor]:
-        """Return room for the activations that are worth it, as far as there is room."""
-        sizes = {number: rows * x[0].numel() * x.element_size() for number, x in pieces.items()}
-        chosen = {}
-        for number in sorted(pieces, key=lambda n: seconds[n] / sizes[n], reverse=True):
-            if sizes[number] <= self._room:
-                self._room -= sizes[number]
-                chosen[number] = pieces[number].new_empty(rows, *pieces[number].shape[1:])
-        return chosen
+    def _compute(self, way: "_Pass", boundary: int) -> None:
+        """Compute and keep what is worth it on the way to a boundary: on disk, or in memory where that has no room."""
+        if self._arrays is None and not self._memory:
+            return
+        offers = way.offers({number for number in (*self.wanted, boundary) if way.begin < number <= boundary})
+        chosen = _fitting(offers, self._arrays.room if self._arrays else 0)
+        obtain: Obtain = in_memory
+        if self._arrays and boundary in chosen:
+            obtain = self._arrays.obtain
+        else:
+            chosen = _fitting(offers, self._memory)
+            self._memory -= sum(offers[number].nbytes for number in chosen)
+        self._kept |= way.keep(chosen, obtain)
+        if boundary not in chosen:
+            self._without_room.add(way.prefix.array_key(way.part, boundary))
 
 
-def _pieces(
-    prefix: Prefix, x: Tensor, begin: int, numbers: Sequence[int]
-) -> tuple[dict[int, Tensor], dict[int, float]]:
-    """Return a batch's activations at some boundaries, and the seconds that each takes from `begin`."""
-    pieces, seconds, started = {}, {}, time.perf_counter()
-    for number in numbers:
-        x = pieces[number] = prefix.run(x, range(begin, number))
-        seconds[number], begin = time.perf_counter() - started, number
-    return pieces, seconds
+@dataclass(frozen=True)
+class _Offer:
+    """What keeping activations takes and gives: one row of them, the size of all, the seconds to make a batch."""
+
+    row: Tensor
+    nbytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A pass of one split through the stages after those that are kept already."""
+
+    prefix: Prefix
+    part: Part
+    nearest: Kept | None
+
+    @property
+    def begin(self) -> int:
+        return self.nearest.boundary if self.nearest else 0
+
+    def start(self, rows: Tensor) -> Tensor:
+        """Return the rows as they are where the pass begins."""
+        return self.nearest.batch(rows, self.prefix.device) if self.nearest else self.prefix.images(self.part, rows)
+
+    def offers(self, numbers: Iterable[int]) -> dict[int, _Offer]:
+        """Return what each boundary offers, from one batch."""
+        samples, begin, offers = len(self.part.labels), self.begin, {}
+        x, started = self.start(torch.arange(min(BATCH, samples))), time.perf_counter()
+        for number in sorted(numbers):
+            x = self.prefix.pieces(x, begin, [number])[number]
+            begin, seconds = number, time.perf_counter() - started
+            offers[number] = _Offer(x[:1], samples * x[:1].nbytes, seconds)
+        return offers
+
+    def keep(self, chosen: Mapping[int, _Offer], obtain: Obtain) -> dict[str, Kept]:
+        """Compute the activations at the chosen boundaries in one pass; return them by their names."""
+        keys = {number: self.prefix.array_key(self.part, number) for number in chosen}
+        samples = len(self.part.labels)
+        specs = {keys[n]: Spec((samples, *offer.row.shape[1:]), _numpy(offer.row).dtype) for n, offer in chosen.items()}
+
+        def fill(rows: Rows) -> None:
+            for batch in torch.split(torch.arange(samples), BATCH):
+                for number, piece in self.prefix.pieces(self.start(batch), self.begin, sorted(chosen)).items():
+                    rows.append(keys[number], _numpy(piece))
+
+        stored = obtain(specs, fill) if specs else {}
+        return {key: _kept(n, chosen[n].row.dtype, stored[key].array, self.prefix.device) for n, key in keys.items()}
+
+
+def _fitting(offers: Mapping[int, _Offer], room: int) -> dict[int, _Offer]:
+    """Return those that fit into the room together, the ones that save most time per byte first."""
+    chosen = {}
+    for number, offer in sorted(offers.items(), key=lambda item: item[1].seconds / item[1].nbytes, reverse=True):
+        if offer.nbytes <= room:
+            room -= offer.nbytes
+            chosen[number] = offer
+    return chosen
+
+
+def _kept(boundary: int, dtype: torch.dtype, array: Array, device: torch.device) -> Kept:
+    if device.type != "cuda" or array.nbytes > DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return Kept(boundary, dtype, array)
+    with torch.inference_mode(False):
+        return Kept(boundary, dtype, array, torch.from_numpy(np.array(array)).view(dtype).to(device))
+
+
+def _numpy(x: Tensor) -> Array:
+    """Return a tensor as numpy has it, which has no bfloat16."""
+    x = x.detach().cpu()
+    return (x.contiguous().view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
+
+
+@cache
+def _digest(*content: str) -> str:
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()
+
+
+@cache
+def _versions() -> tuple[str, ...]:
+    """Return the versions of what may compute activations; timm is not there everywhere."""
+    installed = {d.name for d in distributions()}
+    return tuple(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm") if name in installed)
 
 
 def _quarter_of_memory() -> int:

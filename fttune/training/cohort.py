@@ -216,15 +216,15 @@ class Cohort:
         losses, hits, sizes = [], [], []
         squares = rates.new_zeros(len(self.experiments))
         run.backbone.module.eval()
-        for batch, lr in zip(torch.split(rows, self.experiments[0].training.batch_size), rates, strict=True):
-            x, labels = feed.batch(batch, draws)
+        order = torch.split(rows, self.experiments[0].training.batch_size)
+        for (x, labels), lr in zip(feed.batches(order, draws), rates, strict=True):
             with run.device.autocast():
                 logits = self._heads.logits(self._features(x, feed))  # (B, K, C)
                 loss = self._losses(logits, labels)
             squares += trainer.step(loss, lr)
             losses.append(loss.detach())
             hits.append((logits.detach().argmax(2) == labels[:, None]).sum(0))
-            sizes.append(len(batch))
+            sizes.append(len(labels))
         steps = torch.stack(losses).cpu().double()  # (steps, K)
         weights = torch.tensor(sizes, dtype=torch.float64)
         mean = (weights @ steps / weights.sum()).tolist()
@@ -249,9 +249,8 @@ class Cohort:
         for name, feed in feeds.evaluation.items():
             with torch.inference_mode(), self.run.device.autocast():
                 batches = torch.split(torch.arange(len(feed.split.labels)), EVALUATION_BATCH)
-                pairs = [feed.batch(rows) for rows in batches]
-                x = torch.cat([self._features(images, feed) for images, _ in pairs])
-                labels = torch.cat([truth for _, truth in pairs])
+                pairs = [(self._features(x, feed), truth) for x, truth in feed.batches(batches)]
+                x, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
                 for index, metrics in enumerate(found):
                     own = classification_metrics(self._heads.alone(index, x), labels, prefix=name)
                     metrics |= own if name == "val" else only_finite(own)

@@ -1,6 +1,6 @@
 """What a run's model is fed with: images, or activations of its frozen stages where they are kept."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fttune.data import Part as Split
 from fttune.data import augment
-from fttune.training.activations import Kept, Prefix
+from fttune.training.activations import Kept
 from fttune.training.run import Run
 
 
@@ -27,14 +27,20 @@ class Feed:
 
     def batch(self, rows: Tensor, draws: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return inputs (B, ...) and labels (B,) of some rows, on the device; `draws` augments images."""
+        return next(self.batches([rows], draws))
+
+    def batches(self, order: Sequence[Tensor], draws: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs and labels of each of `order`, as `batch` does, ahead of when they are needed on a GPU."""
         device = self.run.device.device
         if self.kept is not None:
-            return self.kept.values[rows].to(device), self.split.labels[rows].to(device, non_blocking=True)
-        images, labels = self.run.inputs.batch(self.split, rows, device)
-        if draws is not None:
-            data = self.run.experiment.data
-            images = augment(images, data.augment, image_size=data.image_size, generator=draws)
-        return self.run.to_model(images), labels
+            for rows in order:
+                yield self.kept.batch(rows, device), self.split.labels[rows].to(device, non_blocking=True)
+            return
+        data = self.run.experiment.data
+        for images, labels in self.run.inputs.batches(self.split, order, device):
+            if draws is not None:
+                images = augment(images, data.augment, image_size=data.image_size, generator=draws)
+            yield self.run.to_model(images), labels
 
 
 @dataclass(frozen=True)
@@ -60,5 +66,4 @@ def _feed(run: Run, split: Split, boundary: int) -> Feed:
     if not boundary:
         return Feed(run, split)
     with run.device.autocast():
-        prefix = Prefix(run.key, run.backbone, run.images)
-        return Feed(run, split, run.inputs.workbench.activations.deepest(prefix, split, boundary))
+        return Feed(run, split, run.inputs.workbench.activations.deepest(run.prefix, split, boundary))

@@ -45,7 +45,7 @@ class Inputs:
 
     def plain(self) -> "Inputs":
         """Return the same inputs for runs that leave nothing to each other, and keep no activations."""
-        return dataclasses.replace(self, workbench=Workbench(activations=Activations(budget_bytes=0)))
+        return dataclasses.replace(self, workbench=Workbench(activations=Activations(memory_bytes=0)))
 
     def batch(self, part: Part, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return images (B, 3, H, W) uint8 and labels (B,) int64 of some rows, on the device.
@@ -94,7 +94,9 @@ def prepare(
     geometry = geometry_of(experiment, weights)
     arrays = ArrayCache(workspace.arrays, workspace.cache_bytes)
     data = load_data(experiment.data, geometry, cache=workspace.cache, root=workspace.root, arrays=arrays)
-    return Inputs(data, weights, geometry, architecture)
+    # What a module in hand computes is known by no name.
+    activations = Activations(arrays if module is None else None)
+    return Inputs(data, weights, geometry, architecture, workbench=Workbench(activations=activations))
 
 
 def _check_policy(experiment: Experiment, architecture: Architecture) -> None:

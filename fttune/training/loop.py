@@ -62,14 +62,15 @@ def train_epoch(run: Run, regime: Regime, feed: Feed, epoch: int) -> TrainedEpoc
     losses, hits, sizes, factor = [], [], [], 1.0
     train_mode(run, regime.freezing)
     torch.manual_seed(dropout_seed(seed=seed, epoch=epoch))
-    for index, batch in enumerate(torch.split(rows, training.batch_size)):
+    batches = torch.split(rows, training.batch_size)
+    for index, batch in enumerate(feed.batches(batches, draws)):
         step = (epoch - regime.span.first) * per_epoch + index
         factor = regime.factor * lr_factor(training, step=step, steps_per_epoch=per_epoch, epochs=regime.span.epochs)
         set_rates(run, regime.rates, factor=factor)
-        loss, correct = update(run, regime, feed.batch(batch, draws), record, after=feed.after)
+        loss, correct = update(run, regime, batch, record, after=feed.after)
         losses.append(loss)
         hits.append(correct)
-        sizes.append(len(batch))
+        sizes.append(len(batches[index]))
     step_losses = torch.stack(losses).cpu().double()  # in this order: MPS has no float64
     weights = torch.tensor(sizes, dtype=torch.float64)
     metrics = {
@@ -151,8 +152,7 @@ def _evaluate(feed: Feed, *, prefix: str) -> dict[str, float]:
     logits, labels = [], []
     rows = torch.arange(len(feed.split.labels))
     with torch.inference_mode(), run.device.autocast():
-        for batch in torch.split(rows, max(EVALUATION_BATCH, run.experiment.training.batch_size)):
-            x, truth = feed.batch(batch)
+        for x, truth in feed.batches(torch.split(rows, max(EVALUATION_BATCH, run.experiment.training.batch_size))):
             logits.append(run.backbone.outputs(x, after=feed.after).logits)
             labels.append(truth)
         return classification_metrics(torch.cat(logits), torch.cat(labels), prefix=prefix)

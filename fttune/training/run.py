@@ -15,6 +15,7 @@ from fttune.config.sections import Optimizer
 from fttune.data import Part as Split
 from fttune.freezing import HEAD, Part, Parts, apply_phase, insert_lora, named_parameters, trained_names
 from fttune.models import Backbone, build_backbone
+from fttune.training.activations import Prefix
 from fttune.training.device import Device, choose_device
 from fttune.training.inputs import Inputs
 from fttune.training.workbench import Built
@@ -69,7 +70,12 @@ class Run:
         everywhere = self.policy.norm_stats == "updated"
         return frozenset[str]().union(*(names for names in own.values() if everywhere or names & self.trained))
 
-    def images(self, split: Split, rows: Tensor) -> Tensor:
+    @cached_property
+    def prefix(self) -> Prefix:
+        """The model as what may run once."""
+        return Prefix(self.key, self.backbone, self.device.device, self._images)
+
+    def _images(self, split: Split, rows: Tensor) -> Tensor:
         """Return rows of a split as the model takes them, without augmentation."""
         return self.to_model(self.inputs.batch(split, rows, self.device.device)[0])
 
@@ -90,6 +96,7 @@ def prepare_run(experiment: Experiment, inputs: Inputs) -> Run:
     key = (
         experiment.backbone.name,
         inputs.weights.identity,
+        inputs.weights.preprocessing,
         inputs.data.classes,
         experiment.freeze.head.init,
         experiment.seed,

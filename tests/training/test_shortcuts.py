@@ -1,4 +1,4 @@
-"""Kept activations, shared models and cohorts give the numbers of the plain path, in which every run does all itself."""
+"""Kept activations, shared models and cohorts give the numbers of the plain path: every run does all itself."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fttune.errors import Diverged
 from fttune.models import Weights
 from fttune.models.cifar_resnet import CifarResNet8
 from fttune.training import Inputs, fine_tune

@@ -1,7 +1,7 @@
 """A study's trials in memory, every change stored in Optuna's database first, as one transaction.
 
 For the one process that holds the study's lock: it knows what is stored because nobody else writes, so nothing is
-read again. It is an Optuna storage like any other; what samplers see of it can be bounded (`showing`).
+read again. It is an Optuna storage like any other, but for the moments in which a trial is asked (`asking`).
 """
 
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -24,7 +24,8 @@ class WriteThrough(InMemoryStorage):
         self._durable = durable
         self._durable_study = durable.get_study_id_from_name(name)
         self._durable_ids: list[int] = []
-        self._shown: Callable[[list[FrozenTrial]], list[FrozenTrial]] | None = None
+        self._seen: Callable[[list[FrozenTrial]], list[FrozenTrial]] | None = None
+        self._new: int | None = None  # the trial that is being asked, and is not stored yet
         study = super().create_new_study(durable.get_study_directions(self._durable_study), name)
         for key, value in durable.get_study_user_attrs(self._durable_study).items():
             super().set_study_user_attr(study, key, value)
@@ -35,42 +36,56 @@ class WriteThrough(InMemoryStorage):
             self._durable_ids.append(trial._trial_id)
 
     @contextmanager
-    def showing(self, choose: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> Iterator[None]:
-        """Show whoever asks for all trials only those that `choose` picks of them."""
-        self._shown = choose
+    def asking(self, seen: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> Iterator[None]:
+        """Ask one trial: whoever wants all trials sees those that `seen` picks, and a new one is stored at the end.
+
+        It is stored with its parameters, as one transaction; what an exception cut short is stored as far as it got.
+        """
+        self._seen = seen
         try:
             yield
         finally:
-            self._shown = None
+            self._seen = None
+            if (new := self._new) is not None:
+                self._new = None
+                self._store_new(self.get_trial(new))
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Return the trials by number, in the context of `showing` the chosen ones."""
-        if self._shown is None or states == (TrialState.WAITING,):  # so Optuna looks for what was enqueued
+        """Return the trials by number, in the context of `asking` those to be seen."""
+        if self._seen is None or states == (TrialState.WAITING,):  # so Optuna looks for what was enqueued
             return super().get_all_trials(study_id, deepcopy, states)
-        trials = self._shown(super().get_all_trials(study_id, deepcopy))
+        trials = self._seen(super().get_all_trials(study_id, deepcopy))
         return trials if states is None else [trial for trial in trials if trial.state in states]
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Create a trial. Raises StoreError when another program has added trials to the study."""
         with self._lock:
-            durable_id = self._durable.create_new_trial(self._durable_study, template_trial)
-            number = len(self._durable_ids)
-            if self._durable.get_trial_id_from_study_id_trial_number(self._durable_study, number) != durable_id:
-                name = self.get_study_name_from_id(study_id)
-                raise StoreError(
-                    f"study {name}: another program stored trial {number} while this search ran; "
-                    "only one may write to a study: start the search again, alone"
-                )
-            self._durable_ids.append(durable_id)
+            if self._seen is not None:
+                self._new = super().create_new_trial(study_id, template_trial)
+                return self._new
+            self._store_new(template_trial)
             return super().create_new_trial(study_id, template_trial)
+
+    def _store_new(self, trial: FrozenTrial | None) -> None:
+        durable_id = self._durable.create_new_trial(self._durable_study, trial)
+        number = len(self._durable_ids)
+        if self._durable.get_trial_id_from_study_id_trial_number(self._durable_study, number) != durable_id:
+            name = self._durable.get_study_name_from_id(self._durable_study)
+            raise StoreError(
+                f"study {name}: another program stored trial {number} while this search ran; "
+                "only one may write to a study: start the search again, alone"
+            )
+        self._durable_ids.append(durable_id)
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
         with self._lock:
-            self._durable.set_trial_param(self._durable_ids[trial_id], param_name, param_value_internal, distribution)
+            if trial_id != self._new:
+                durable_id = self._durable_ids[trial_id]
+                self._durable.set_trial_param(durable_id, param_name, param_value_internal, distribution)
             super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
@@ -85,12 +100,14 @@ class WriteThrough(InMemoryStorage):
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         with self._lock:
-            self._durable.set_trial_user_attr(self._durable_ids[trial_id], key, value)
+            if trial_id != self._new:
+                self._durable.set_trial_user_attr(self._durable_ids[trial_id], key, value)
             super().set_trial_user_attr(trial_id, key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         with self._lock:
-            self._durable.set_trial_system_attr(self._durable_ids[trial_id], key, value)
+            if trial_id != self._new:
+                self._durable.set_trial_system_attr(self._durable_ids[trial_id], key, value)
             super().set_trial_system_attr(trial_id, key, value)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:

@@ -129,11 +129,14 @@ def _ask(study: Study, stored: optuna.Study, history: History) -> Trial:
 
 @contextmanager
 def _proposing(study: Study, stored: optuna.Study, history: History, number: int) -> Iterator[None]:
-    """Make the study propose trial `number`: by its own sampler, which sees a bounded part of the history."""
+    """Make the study propose trial `number`: by its own sampler, which sees a bounded part of the history.
+
+    What is asked within is stored at the end, at once.
+    """
     stored.sampler = sampler_for(study, number, at_random=history.repeats(number) > MAX_REPEATS)
     memory = stored._storage
     assert isinstance(memory, WriteThrough), "studies come from open_study"
-    with memory.showing(history.seen(number)):
+    with memory.asking(history.seen(number)):
         yield
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 from sqlalchemy import event
 
 from fttune.config.workspace import Workspace
 from fttune.errors import StoreError
 from fttune.searching import Asked, Outcome, open_storage, open_study, search
+from fttune.searching.memory import WriteThrough
 from tests.recipes import tiny_study
 
 NAMES = ("number", "state", "params", "distributions", "values", "user_attrs", "system_attrs")
@@ -50,8 +52,8 @@ def test_a_trial_costs_two_transactions_beyond_asking_it_and_its_parameters(
     at_start: list[int] = []
     with transactions(storage.engine) as seen:
         search(study, stored, lambda asked: (at_start.append(len(seen)), reporting(asked))[1])
-    made_and_numbered = 2
-    assert at_start[0] == 12 * (made_and_numbered + len(study.space))
+    made_and_numbered = 2  # made with its parameters, its number compared
+    assert at_start[0] == 12 * made_and_numbered
     assert len(seen) - at_start[0] == 12 * 2
 
 
@@ -86,3 +88,17 @@ def test_a_trial_that_another_program_stored_meanwhile_ends_the_search(tmp_path:
     optuna.load_study(study_name="tiny", storage=workspace.optuna_uri).ask()
     with pytest.raises(StoreError, match="study tiny: another program stored trial 0"):
         search(study, stored, reporting)
+
+
+def test_an_asked_trial_is_stored_with_its_parameters_at_once(tmp_path: Path, workspace: Workspace) -> None:
+    study = tiny_study(tmp_path)
+    storage = open_storage(workspace.optuna_uri, locks=workspace.locks)
+    open_study(study, storage, {"a": 1})
+    memory = WriteThrough(storage, "tiny")
+    stored = optuna.load_study(study_name="tiny", storage=memory)
+    plain = optuna.load_study(study_name="tiny", storage=workspace.optuna_uri)
+    with memory.asking(lambda trials: trials):
+        asked = stored.ask()
+        asked.suggest_float("x", 0, 1)
+        assert plain.trials == []
+    assert [(t.number, t.state, t.params) for t in plain.trials] == [(0, TrialState.RUNNING, asked.params)]

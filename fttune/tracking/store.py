@@ -5,7 +5,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,12 @@ MAX_METRICS = 800
 
 @dataclass
 class _Pending:
-    """What the events of a run so far add to it, for one request."""
+    """What the events of a run so far add to it, for one request; `stored` are tags that it was made with."""
 
     metrics: list[Metric] = field(default_factory=list)
     params: list[Param] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    stored: dict[str, str] = field(default_factory=dict)
 
 
 class MlflowStore:
@@ -78,7 +79,7 @@ class MlflowStore:
 
     def write(self, run: str, *events: Event) -> None:
         """Store events of one run, in order; those that are for people only are passed over."""
-        pending = _Pending()
+        pending = _Pending(stored=_tags_of(events))
         for event in events:
             if isinstance(event, RunOpened):
                 self._open(run, event, pending)
@@ -139,10 +140,11 @@ class MlflowStore:
             history = self.client.get_metric_history(run.info.run_id, "train/loss")
             self._logged[key] = max((point.step for point in history), default=0)
             pending.tags |= event.tags
+            pending.stored.clear()
         else:
             parent = {} if event.parent is None else {"mlflow.parentRunId": self._id(event.parent)}
             # All tags at once: a run that is cut off from here on must be found again by them.
-            tags = {**event.tags, RUN: key, **parent}
+            tags = {**event.tags, **pending.stored, RUN: key, **parent}
             run = self.client.create_run(self._experiment(event.experiment), run_name=event.name, tags=tags)
         self._runs[key] = run
         pending.params += [Param(n, _param(value)) for n, value in event.params.items() if n not in run.data.params]
@@ -156,7 +158,7 @@ class MlflowStore:
     def _log(self, key: str, pending: _Pending) -> None:
         """Log in as few requests as MLflow's limits allow: one, but for very long runs or recipes."""
         metrics, params = pending.metrics, pending.params
-        tags = [RunTag(name, value) for name, value in pending.tags.items()]
+        tags = [RunTag(name, value) for name, value in pending.tags.items() if pending.stored.get(name) != value]
         while metrics or params or tags:
             self.client.log_batch(self._id(key), metrics[:MAX_METRICS], params[:MAX_BATCH], tags[:MAX_BATCH])
             metrics, params, tags = metrics[MAX_METRICS:], params[MAX_BATCH:], tags[MAX_BATCH:]
@@ -240,7 +242,20 @@ def _closing(pending: _Pending, event: RunClosed) -> _Pending:
     now = time.time_ns() // 1_000_000
     last = [Metric(name, value, now, 0) for name, value in event.metrics.items()]
     tags = {**pending.tags, "fttune.state": event.state, **event.tags}
-    return _Pending([*pending.metrics, *last], pending.params, tags)
+    return _Pending([*pending.metrics, *last], pending.params, tags, pending.stored)
+
+
+def _tags_of(events: Sequence[Event]) -> dict[str, str]:
+    """Return the tags that a run gets by these events if they make it: one request fewer than to set them later."""
+    if not any(isinstance(event, RunOpened) for event in events):
+        return {}
+    found: dict[str, str] = {}
+    for event in events:
+        if isinstance(event, Described):
+            found |= event.tags
+        elif isinstance(event, RunClosed):
+            found |= {"fttune.state": event.state, **event.tags}
+    return found
 
 
 def _linked(source: Path, target: Path) -> bool:

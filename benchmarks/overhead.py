@@ -35,6 +35,7 @@ from fttune.training.events import Entry, StudyProgress
 SHORT, LONG = 2, 22
 OPTUNA_CALLS = (
     (optuna.Study, ("ask", "tell", "enqueue_trial", "get_trials", "set_user_attr")),
+    (optuna.storages.RDBStorage, ("create_new_trial", "get_trial_id_from_study_id_trial_number")),
     (optuna.Trial, ("suggest_float", "suggest_int", "report", "should_prune", "set_user_attr")),
 )
 

@@ -114,12 +114,18 @@ def _compare_stores(session: Session, study: Study, stored: "optuna.Study") -> N
 
 @dataclass
 class _Search:
-    """One invocation's search; `inputs` keeps the images and weights that trials share."""
+    """One invocation's search; `inputs` keeps the images and weights that trials share.
+
+    `done` and `best` are what people are told of the trials so far: counted from one trial to the next, for a look at
+    all of them after each costs more than a trial in a long study.
+    """
 
     study: Study
     session: Session
     stored: "optuna.Study"
     inputs: dict[str, Inputs] = field(default_factory=dict)
+    done: int = 0
+    best: float | None = None
 
     def run(self, identity: Identity) -> None:
         parent, name = self.stored.study_name, self.study.experiment.name
@@ -131,6 +137,8 @@ class _Search:
         try:
             self.session.log.append(parent, RunOpened(parent, name, params=_about(self.study), tags=tags, reopen=True))
             self._compare_environment()
+            self.done = searching.counted(self.stored)
+            self.best = next((trial.value for trial in searching.ranked(self.stored)), None)
             self._report_progress()
             searching.search(self.study, self.stored, self._trial, abandon=self._abandon, reuse=self._reuse)
             best = searching.ranked(self.stored)
@@ -241,12 +249,11 @@ class _Search:
         return self.inputs[key]
 
     def _report_progress(self, outcome: Outcome | None = None) -> None:
-        done = searching.counted(self.stored) + (outcome is not None and outcome.state != "failed")
-        values = [trial.value for trial in searching.ranked(self.stored)[:1]]
-        values += [outcome.value] if outcome else []
-        found = [value for value in values if value is not None]
-        best = (max if self.study.direction == "maximize" else min)(found, default=None)
-        self.session.log.append(self.stored.study_name, StudyProgress(done, self.study.total_trials, best))
+        if outcome is not None:
+            self.done += outcome.state != "failed"
+            found = [value for value in (self.best, outcome.value) if value is not None]
+            self.best = (max if self.study.direction == "maximize" else min)(found, default=None)
+        self.session.log.append(self.stored.study_name, StudyProgress(self.done, self.study.total_trials, self.best))
 
     def _crown(self, best: "optuna.trial.FrozenTrial") -> RunClosed:
         """Log the best trial's model on the parent run."""

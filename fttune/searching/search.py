@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -11,14 +12,14 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from fttune.config import Study
-from fttune.config.distributions import Scalar, encoded
-from fttune.config.recipe import trial_digest
+from fttune.config.distributions import encoded
 from fttune.errors import TooManyFailures
+from fttune.searching.history import History
+from fttune.searching.memory import WriteThrough
 from fttune.searching.samplers import sampler_for
-from fttune.searching.store import COUNTED, FACTS, TrialFacts, counted, facts_of
+from fttune.searching.store import FACTS, TrialFacts, facts_of
 
 PRUNED_AT = "fttune.pruned_at"
-RECIPE = "fttune.recipe"
 MAX_REPEATS = 3
 
 
@@ -78,14 +79,15 @@ def search(
     """
     for baseline in study.baselines:
         stored.enqueue_trial({n: encoded(value) for n, value in baseline.items()}, skip_if_exists=True)
+    history = History(study, stored)
     failed_in_a_row = 0
-    while not is_spent(study, stored) and (block := _next_block(study, stored)):
+    while not history.is_spent() and (block := _next_block(study, stored, history)):
         for trial, resumed in block:
-            if is_spent(study, stored):
+            if history.is_spent():
                 break
-            asked = Asked(trial.number, resumed, study.values(trial.params), _pruning(trial))
-            twin = _twin(trial)
-            outcome = _reused(trial, asked, twin, reuse) if twin else _run(trial, asked, objective)
+            asked = Asked(trial.number, resumed, study.values(trial.params), _pruning(study, trial))
+            twin, recipe = history.twin(trial), history.recipe(trial)
+            outcome = _reused(trial, asked, twin, reuse) if twin else _run(trial, asked, objective, recipe)
             failed_in_a_row = failed_in_a_row + 1 if outcome.state == "failed" else 0
             if failed_in_a_row >= study.budget.max_failed:
                 _give_up(study, stored, abandon)
@@ -99,50 +101,63 @@ def search(
 
 def is_spent(study: Study, stored: optuna.Study) -> bool:
     """Return whether the budget of trials or of time is used up."""
-    return counted(stored) >= study.total_trials or _out_of_time(study, stored)
+    return History(study, stored).is_spent()
 
 
-def _next_block(study: Study, stored: optuna.Study) -> list[tuple[Trial, bool]]:
+def _next_block(study: Study, stored: optuna.Study, history: History) -> list[tuple[Trial, bool]]:
     """Return the block to run: what is left running of it, and the rest of it asked now."""
-    running = [t for t in stored.get_trials(deepcopy=False) if t.state is TrialState.RUNNING]
-    block = [(_attach(study, stored, t), True) for t in running]
-    room = study.total_trials - counted(stored) - len(running)
-    first = running[0].number if running else _next_number(stored)
+    running = history.running
+    block = [(_attach(study, stored, history, t), True) for t in running]
+    room = study.total_trials - history.counted - len(running)
+    first = running[0].number if running else history.next_number
     end = (first // study.batch + 1) * study.batch
-    while room > 0 and _next_number(stored) < end:
-        block.append((_ask(study, stored), False))
+    while room > 0 and history.next_number < end:
+        block.append((_ask(study, stored, history), False))
         room -= 1
     return block
 
 
-def _next_number(stored: optuna.Study) -> int:
-    trials = stored.get_trials(deepcopy=False)
-    waiting = [t.number for t in trials if t.state is TrialState.WAITING]
-    return min(waiting, default=len(trials))
-
-
-def _ask(study: Study, stored: optuna.Study) -> Trial:
-    number = _next_number(stored)
-    stored.sampler = _sampler(study, stored, number)
-    if study.sampler.type == "grid" and (point := _next_grid_point(study, stored)) is not None:
+def _ask(study: Study, stored: optuna.Study, history: History) -> Trial:
+    number = history.next_number
+    if study.sampler.type == "grid" and (point := history.next_grid_point()) is not None:
         stored.enqueue_trial(point)
-    trial = stored.ask()
-    _suggest(study, trial)
+    with _proposing(study, stored, history, number):
+        trial = stored.ask()
+        study.suggest(trial)
     return trial
 
 
-def _sampler(study: Study, stored: optuna.Study, number: int) -> optuna.samplers.BaseSampler:
-    return sampler_for(study, number, at_random=_repeats(stored, number) > MAX_REPEATS)
+@contextmanager
+def _proposing(study: Study, stored: optuna.Study, history: History, number: int) -> Iterator[None]:
+    """Make the study propose trial `number`: by its own sampler, which sees a bounded part of the history.
+
+    What is asked within is stored at the end, at once.
+    """
+    stored.sampler = sampler_for(study, number, at_random=history.repeats(number) > MAX_REPEATS)
+    memory = stored._storage
+    assert isinstance(memory, WriteThrough), "studies come from open_study"
+    with memory.asking(history.seen(number)):
+        yield
 
 
-def _attach(study: Study, stored: optuna.Study, frozen: FrozenTrial) -> Trial:
+def _attach(study: Study, stored: optuna.Study, history: History, frozen: FrozenTrial) -> Trial:
     """Return a running trial of an earlier process as it was: number and parameters stay."""
-    stored.sampler = _sampler(study, stored, frozen.number)
-    trial = Trial(stored, frozen._trial_id)
-    if RECIPE not in frozen.user_attrs:
-        _redraw(study, trial, frozen)
-    _suggest(study, trial)
+    with _proposing(study, stored, history, frozen.number):
+        trial = Trial(stored, frozen._trial_id)
+        if not _is_asked(study, frozen):
+            _redraw(study, trial, frozen)
+            study.suggest(trial)
     return trial
+
+
+def _is_asked(study: Study, frozen: FrozenTrial) -> bool:
+    """Return whether a trial has all of its parameters: a kill amid asking leaves some out."""
+    values = study.values(frozen.params)
+    try:
+        study.searched.draw(lambda name, _: values[name])
+    except KeyError:
+        return False
+    return True
 
 
 def _redraw(study: Study, trial: Trial, frozen: FrozenTrial) -> None:
@@ -153,45 +168,6 @@ def _redraw(study: Study, trial: Trial, frozen: FrozenTrial) -> None:
             continue
         if not trial._is_relative_param(name, drawn):
             trial.study.sampler.sample_independent(trial.study, frozen, name, drawn)
-
-
-def _suggest(study: Study, trial: Trial) -> None:
-    """Give a trial its parameters, and the digest of the recipe that they make; a refused one has none."""
-    values = study.suggest(trial)
-    if RECIPE not in trial.user_attrs and (digest := trial_digest(study, values)) is not None:
-        trial.set_user_attr(RECIPE, digest)
-
-
-def _repeats(stored: optuna.Study, number: int) -> int:
-    """Return how many trials in a row just before `number` were proposals of a recipe that was there already.
-
-    A recipe is there when an earlier trial is complete, or will run before: both are known again after a restart.
-    """
-    earlier = [t for t in stored.get_trials(deepcopy=False)[:number] if t.state in (*COUNTED, TrialState.RUNNING)]
-    seen: set[str] = set()
-    repeats = 0
-    for trial in earlier:
-        digest = trial.user_attrs.get(RECIPE)
-        repeats = repeats + 1 if digest in seen else 0
-        if digest is not None and trial.state is not TrialState.PRUNED:
-            seen.add(digest)
-    return repeats
-
-
-def _twin(trial: Trial) -> FrozenTrial | None:
-    """Return the first complete trial with the recipe of this one."""
-    digest = trial.user_attrs.get(RECIPE)
-    complete = trial.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    return next((t for t in complete if digest is not None and t.user_attrs.get(RECIPE) == digest), None)
-
-
-def _next_grid_point(study: Study, stored: optuna.Study) -> dict[str, Scalar] | None:
-    """Return the first baseline or point that no trial has, a failed one's again. None while one is waiting."""
-    trials = [t for t in stored.get_trials(deepcopy=False) if t.state is not TrialState.FAIL]
-    if any(t.state is TrialState.WAITING for t in trials):
-        return None
-    done = [t.params for t in trials]
-    return next((params for params in study.grid_params if params not in done), None)
 
 
 def _reused(trial: Trial, asked: Asked, twin: FrozenTrial, reuse: Reuse) -> Outcome:
@@ -205,7 +181,7 @@ def _reused(trial: Trial, asked: Asked, twin: FrozenTrial, reuse: Reuse) -> Outc
     return outcome
 
 
-def _run(trial: Trial, asked: Asked, objective: Objective) -> Outcome:
+def _run(trial: Trial, asked: Asked, objective: Objective, recipe: str | None) -> Outcome:
     started = time.monotonic()
     outcome = objective(asked)
     facts = TrialFacts(
@@ -214,6 +190,7 @@ def _run(trial: Trial, asked: Asked, objective: Objective) -> Outcome:
         trainable_parameters=outcome.trainable_parameters,
         best_epoch=outcome.best_epoch,
         cause=outcome.cause,
+        recipe=recipe,
     )
     _record(trial, facts)
     _tell(trial, outcome)
@@ -232,13 +209,19 @@ def _tell(trial: Trial, outcome: Outcome) -> None:
     else:
         if outcome.state == "diverged":
             # Optuna gives a pruned trial its last report as value; a NaN there leaves it without one, as it should be.
-            last = trial.study.get_trials(deepcopy=False)[trial.number].last_step or 0
-            trial.report(math.nan, step=last + 1)
+            last = trial.study.get_trials(deepcopy=False)[trial.number].last_step
+            if last is not None:
+                trial.report(math.nan, step=last + 1)
         trial.study.tell(trial, state=TrialState.PRUNED)
 
 
-def _pruning(trial: Trial) -> Callable[[int, float], bool]:
-    """Return the trial's `prune`. What an earlier process reported is not reported, nor asked, a second time."""
+def _pruning(study: Study, trial: Trial) -> Callable[[int, float], bool]:
+    """Return the trial's `prune`. What an earlier process reported is not reported, nor asked, a second time.
+
+    Without a pruner nothing is reported: each report is a transaction, and MLflow has the curve.
+    """
+    if study.pruner.type == "none":
+        return lambda *_: False
     frozen = trial.study.get_trials(deepcopy=False)[trial.number]
     reported = frozen.last_step or 0
     pruned_at = frozen.user_attrs.get(PRUNED_AT)
@@ -256,13 +239,6 @@ def _pruning(trial: Trial) -> Callable[[int, float], bool]:
         return True
 
     return prune
-
-
-def _out_of_time(study: Study, stored: optuna.Study) -> bool:
-    if study.budget.timeout_minutes is None:
-        return False
-    facts = [facts_of(trial) for trial in stored.get_trials(deepcopy=False)]
-    return sum(f.seconds for f in facts if f) >= 60 * study.budget.timeout_minutes
 
 
 def _give_up(study: Study, stored: optuna.Study, abandon: Abandon) -> None:

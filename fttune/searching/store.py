@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from fttune.config import Study
 from fttune.config.fingerprint import Identity, differences
 from fttune.errors import StoreError, StudyBusy, StudyChanged
+from fttune.searching.memory import WriteThrough
 from fttune.searching.samplers import pruner_for
 
 IDENTITY = "fttune.identity"
@@ -30,7 +31,10 @@ COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 @dataclass(frozen=True)
 class TrialFacts:
-    """What a finished trial stores beside Optuna's own record; `reused_from` is the trial whose value it took over."""
+    """What a finished trial stores beside Optuna's own record.
+
+    `reused_from` is the trial whose value it took over, `recipe` the digest of its canonical recipe.
+    """
 
     state: str
     seconds: float
@@ -38,6 +42,7 @@ class TrialFacts:
     best_epoch: int | None = None
     cause: str | None = None
     reused_from: int | None = None
+    recipe: str | None = None
 
 
 def open_storage(uri: str, *, locks: Path) -> RDBStorage:
@@ -94,6 +99,7 @@ def study_lock(name: str, *, locks: Path) -> Iterator[None]:
 def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bool = False) -> optuna.Study:
     """Return the study's newest generation in the store, made now if there is none.
 
+    It is held in memory, and what changes it is written through (`memory.WriteThrough`): hold the study's lock.
     Generation g > 1 is called `<name>@<g>`; `new` begins one.
 
     Raises:
@@ -105,7 +111,7 @@ def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bo
             study_name=name, storage=storage, direction=study.direction, pruner=pruner_for(study)
         )
         _begin(made, identity)
-        return made
+        return _kept_in_memory(made, storage)
     stored = optuna.load_study(study_name=name, storage=storage, pruner=pruner_for(study))
     old = stored.user_attrs.get(IDENTITY)
     if old is None:  # killed between the two writes above, before anything was asked
@@ -116,7 +122,12 @@ def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bo
             f"study {name} is not what it was when its trials ran:\n{lines}\n"
             "undo the change, or start a fresh generation beside the old one with --new"
         )
-    return stored
+    return _kept_in_memory(stored, storage)
+
+
+def _kept_in_memory(stored: optuna.Study, storage: RDBStorage) -> optuna.Study:
+    memory = WriteThrough(storage, stored.study_name)
+    return optuna.load_study(study_name=stored.study_name, storage=memory, pruner=stored.pruner)
 
 
 def _begin(stored: optuna.Study, identity: Identity) -> None:

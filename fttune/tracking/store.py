@@ -5,7 +5,8 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -40,11 +41,22 @@ STATUS = {
     "diverged": "FAILED",
     "failed": "FAILED",
 }
-MAX_BATCH = 100
+MAX_BATCH = 100  # params or tags of one request
+MAX_METRICS = 800
+
+
+@dataclass
+class _Pending:
+    """What the events of a run so far add to it, for one request; `stored` are tags that it was made with."""
+
+    metrics: list[Metric] = field(default_factory=list)
+    params: list[Param] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    stored: dict[str, str] = field(default_factory=dict)
 
 
 class MlflowStore:
-    """Writes events of runs that are named by keys; each event is one or two requests."""
+    """Writes events of runs that are named by keys; what the events of a run say together is one request."""
 
     def __init__(self, uri: str, *, artifacts: Path, locks: Path) -> None:
         """Open the store and make its tables, once, under a lock.
@@ -61,23 +73,29 @@ class MlflowStore:
         with FileLock(locks / "mlflow-schema.lock"):
             self.client = MlflowClient(uri)
             self._refuse_moved_artifacts()
-        self._runs: dict[str, str] = {}
+        self._runs: dict[str, Run] = {}
+        self._experiments: dict[str, str] = {}
         self._logged: dict[str, int] = {}
 
-    def write(self, run: str, event: Event) -> None:
-        """Store one event; those that are for people only are passed over."""
-        if isinstance(event, RunOpened):
-            self._open(run, event)
-        elif isinstance(event, Described):
-            self.client.log_batch(self._runs[run], tags=_tags(event.tags))
-        elif isinstance(event, EpochEnded):
-            self._log_epoch(run, event)
-        elif isinstance(event, FileSaved):
-            self.client.log_artifact(self._runs[run], str(event.path), event.folder)
-        elif isinstance(event, ModelSaved):
-            self._log_model(run, event)
-        elif isinstance(event, RunClosed):
-            self._close(run, event)
+    def write(self, run: str, *events: Event) -> None:
+        """Store events of one run, in order; those that are for people only are passed over."""
+        pending = _Pending(stored=_tags_of(events))
+        for event in events:
+            if isinstance(event, RunOpened):
+                self._open(run, event, pending)
+            elif isinstance(event, Described):
+                pending.tags |= event.tags
+            elif isinstance(event, EpochEnded):
+                pending.metrics += self._points(run, event)
+            elif isinstance(event, FileSaved):
+                self._save_file(run, event)
+            elif isinstance(event, ModelSaved):
+                self._log_model(run, event)
+            elif isinstance(event, RunClosed) and run in self._runs:  # not interrupted before it was opened
+                self._log(run, _closing(pending, event))
+                self.client.set_terminated(self._id(run), STATUS[event.state])
+                pending = _Pending()
+        self._log(run, pending)
 
     def find_run(self, experiment: str, tags: Mapping[str, str], *, status: str | None = None) -> Run | None:
         """Return the newest run of an experiment that carries all the tags."""
@@ -111,9 +129,8 @@ class MlflowStore:
             return None
         return f"/#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([found.experiment_id]))}"
 
-    def _open(self, key: str, event: RunOpened) -> None:
+    def _open(self, key: str, event: RunOpened, pending: _Pending) -> None:
         """Create the run, or take up the one that an earlier process left; what that one logged stays as it is."""
-        experiment_id = self._experiment(event.experiment)
         same = {RUN: key, **{name: event.tags[name] for name in (STUDY_ID,) if name in event.tags}}
         run = self.find_run(event.experiment, same) if event.reopen else None
         if run is not None:
@@ -122,31 +139,43 @@ class MlflowStore:
                 self.client.delete_tag(run.info.run_id, stale)
             history = self.client.get_metric_history(run.info.run_id, "train/loss")
             self._logged[key] = max((point.step for point in history), default=0)
+            pending.tags |= event.tags
+            pending.stored.clear()
         else:
-            parent = {} if event.parent is None else {"mlflow.parentRunId": self._runs[event.parent]}
+            parent = {} if event.parent is None else {"mlflow.parentRunId": self._id(event.parent)}
             # All tags at once: a run that is cut off from here on must be found again by them.
-            tags = {**event.tags, RUN: key, **parent}
-            run = self.client.create_run(experiment_id, run_name=event.name, tags=tags)
-        self._runs[key] = run.info.run_id
-        params = [Param(n, _param(value)) for n, value in event.params.items() if n not in run.data.params]
-        self.client.log_batch(run.info.run_id, params=params[:MAX_BATCH], tags=_tags(event.tags))
-        for start in range(MAX_BATCH, len(params), MAX_BATCH):
-            self.client.log_batch(run.info.run_id, params=params[start : start + MAX_BATCH])
+            tags = {**event.tags, **pending.stored, RUN: key, **parent}
+            run = self.client.create_run(self._experiment(event.experiment), run_name=event.name, tags=tags)
+        self._runs[key] = run
+        pending.params += [Param(n, _param(value)) for n, value in event.params.items() if n not in run.data.params]
 
-    def _log_epoch(self, key: str, event: EpochEnded) -> None:
-        """Log an epoch, unless an earlier process did: MLflow would keep both points."""
-        if event.epoch > self._logged.get(key, 0):
-            points = [Metric(n, v, event.unix_ms, event.epoch) for n, v in event.metrics.items()]
-            self.client.log_batch(self._runs[key], metrics=points)
+    def _points(self, key: str, event: EpochEnded) -> list[Metric]:
+        """Return the points of an epoch, none when an earlier process logged them: MLflow would keep both."""
+        if event.epoch <= self._logged.get(key, 0):
+            return []
+        return [Metric(name, value, event.unix_ms, event.epoch) for name, value in event.metrics.items()]
 
-    def _close(self, key: str, event: RunClosed) -> None:
-        if key not in self._runs:  # interrupted before it was opened
-            return
-        now = time.time_ns() // 1_000_000
-        metrics = [Metric(name, value, now, 0) for name, value in event.metrics.items()]
-        tags = _tags({"fttune.state": event.state, **event.tags})
-        self.client.log_batch(self._runs[key], metrics=metrics, tags=tags)
-        self.client.set_terminated(self._runs[key], STATUS[event.state])
+    def _log(self, key: str, pending: _Pending) -> None:
+        """Log in as few requests as MLflow's limits allow: one, but for very long runs or recipes."""
+        metrics, params = pending.metrics, pending.params
+        tags = [RunTag(name, value) for name, value in pending.tags.items() if pending.stored.get(name) != value]
+        while metrics or params or tags:
+            self.client.log_batch(self._id(key), metrics[:MAX_METRICS], params[:MAX_BATCH], tags[:MAX_BATCH])
+            metrics, params, tags = metrics[MAX_METRICS:], params[MAX_BATCH:], tags[MAX_BATCH:]
+
+    def _save_file(self, key: str, event: FileSaved) -> None:
+        """Keep a file among the run's artifacts: where they lie on this file system, as a second name of the same file.
+
+        A copy of a large checkpoint takes longer than all else that is written of a trial. The file is not to be
+        changed in place afterwards.
+        """
+        uri = urlsplit(self._runs[key].info.artifact_uri)
+        if uri.scheme == "file" and not uri.netloc:
+            kept = Path(url2pathname(uri.path)) / event.folder / event.path.name
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            if _linked(event.path, kept):
+                return
+        self.client.log_artifact(self._id(key), str(event.path), event.folder)
 
     def _log_model(self, key: str, event: ModelSaved) -> None:
         """Log a checkpoint as an MLflow model (torch's pt2 format), with its signature."""
@@ -162,7 +191,7 @@ class MlflowStore:
         before: Any = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
         mlflow.set_tracking_uri(self.uri)
         try:
-            with warnings.catch_warnings(action="ignore"), mlflow.start_run(run_id=self._runs[key]):
+            with warnings.catch_warnings(action="ignore"), mlflow.start_run(run_id=self._id(key)):
                 mlflow.pytorch.log_model(
                     load_model(event.checkpoint, plugins=event.plugins),
                     name="model",
@@ -172,7 +201,15 @@ class MlflowStore:
         finally:
             mlflow.set_tracking_uri(before)
 
+    def _id(self, key: str) -> str:
+        return str(self._runs[key].info.run_id)
+
     def _experiment(self, name: str) -> str:
+        if name not in self._experiments:
+            self._experiments[name] = self._experiment_id(name)
+        return self._experiments[name]
+
+    def _experiment_id(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
@@ -200,8 +237,35 @@ class MlflowStore:
                 )
 
 
-def _tags(tags: Mapping[str, str]) -> list[RunTag]:
-    return [RunTag(name, value) for name, value in tags.items()]
+def _closing(pending: _Pending, event: RunClosed) -> _Pending:
+    """Return what is pending with what the run's end adds."""
+    now = time.time_ns() // 1_000_000
+    last = [Metric(name, value, now, 0) for name, value in event.metrics.items()]
+    tags = {**pending.tags, "fttune.state": event.state, **event.tags}
+    return _Pending([*pending.metrics, *last], pending.params, tags, pending.stored)
+
+
+def _tags_of(events: Sequence[Event]) -> dict[str, str]:
+    """Return the tags that a run gets by these events if they make it: one request fewer than to set them later."""
+    if not any(isinstance(event, RunOpened) for event in events):
+        return {}
+    found: dict[str, str] = {}
+    for event in events:
+        if isinstance(event, Described):
+            found |= event.tags
+        elif isinstance(event, RunClosed):
+            found |= {"fttune.state": event.state, **event.tags}
+    return found
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Give a file a second name, in place of what had it; False where the file system cannot."""
+    try:
+        target.unlink(missing_ok=True)
+        target.hardlink_to(source)
+    except OSError:  # another file system, or one without links
+        return False
+    return True
 
 
 def _param(value: Any) -> str:

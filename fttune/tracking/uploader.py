@@ -1,21 +1,26 @@
 """One background thread writes events to MLflow, so that training does not wait for single writes.
 
-The thread also imports mlflow, which takes seconds, while the main thread reads images.
+Events that come within a moment are written together: what those of one run say is one request. The thread also
+imports mlflow, which takes seconds, while the main thread reads images.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib import import_module
 from pathlib import Path
+from threading import Event as Flag
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fttune.errors import FttuneError, TrackingFailed
-from fttune.training.events import Entry, RunClosed
+from fttune.training.events import Entry, Event, Notice, RunClosed, StudyProgress
 
 if TYPE_CHECKING:
     from fttune.tracking.store import MlflowStore
 
 Answer = TypeVar("Answer")
+GATHER_SECONDS = 1.0
 
 
 class Uploader:
@@ -26,12 +31,20 @@ class Uploader:
         self._pool = ThreadPoolExecutor(1, "fttune-uploader")
         self._pool.submit(import_module, "fttune.tracking.store")
         self._store: MlflowStore | None = None
+        self._waiting: list[Entry] = []
+        self._lock = Lock()
+        self._wanted = Flag()
         self._pending: list[Future[None]] = []
         self._failed = False
 
     def __call__(self, entry: Entry) -> None:
-        """Take an entry to write."""
-        self._pending.append(self._pool.submit(self._write, entry))
+        """Take an entry to write, within `GATHER_SECONDS` or when someone waits for it."""
+        if isinstance(entry.event, StudyProgress | Notice):
+            return
+        with self._lock:
+            self._waiting.append(entry)
+            if len(self._waiting) == 1:
+                self._pending.append(self._pool.submit(self._gather))
 
     def ask(self, query: Callable[["MlflowStore"], Answer]) -> Answer:
         """Return what `query` finds in the store, once all entries so far are in it.
@@ -46,9 +59,17 @@ class Uploader:
 
     def flush(self, timeout_seconds: float | None = None) -> None:
         """Wait until all entries so far are stored. Raises as `ask` does."""
-        pending, self._pending = self._pending, []
-        wait(pending, timeout_seconds)  # a run is closed after a failure too
-        for future in pending:
+        self._wanted.set()
+        try:
+            done = []
+            end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+            while pending := self._take_pending():  # gathering adds the writes
+                # A run is closed after a failure too, so a failure does not end the wait.
+                wait(pending, None if end is None else max(0.0, end - time.monotonic()))
+                done += pending
+        finally:
+            self._wanted.clear()
+        for future in done:
             self._result(future, 0)
 
     def close(self, timeout_seconds: float | None = None) -> None:
@@ -58,12 +79,32 @@ class Uploader:
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _write(self, entry: Entry) -> None:
-        if self._failed and not isinstance(entry.event, RunClosed):
+    def _take_pending(self) -> "list[Future[None]]":
+        with self._lock:
+            pending, self._pending = self._pending, []
+        return pending
+
+    def _gather(self) -> None:
+        """Wait a moment for more entries, then write them all, those of one run together."""
+        self._wanted.wait(GATHER_SECONDS)
+        with self._lock:
+            entries, self._waiting = self._waiting, []
+            for run, events in _by_run(entries).items():
+                self._pending.append(self._pool.submit(self._write, run, events))
+                if isinstance(events[-1], RunClosed):
+                    self._pending.append(self._pool.submit(self._close_failed, run, events[-1]))
+
+    def _write(self, run: str, events: Iterable[Event]) -> None:
+        if self._failed:
             return
-        failed_before, self._failed = self._failed, True  # true, should the next line raise
-        self._opened().write(entry.run, entry.event)
-        self._failed = failed_before
+        self._failed = True  # should the next line raise
+        self._opened().write(run, *events)
+        self._failed = False
+
+    def _close_failed(self, run: str, closed: RunClosed) -> None:
+        """Close a run of which something could not be written."""
+        if self._failed:
+            self._opened().write(run, closed)
 
     def _result(self, future: "Future[Any]", timeout_seconds: float | None = None) -> Any:
         error = future.exception(timeout_seconds)
@@ -80,3 +121,11 @@ class Uploader:
 
             self._store = MlflowStore(self._uri, artifacts=self._artifacts, locks=self._locks)
         return self._store
+
+
+def _by_run(entries: Iterable[Entry]) -> dict[str, list[Event]]:
+    """Return the events of each run in order; the runs in the order of their first events, parents before children."""
+    found: dict[str, list[Event]] = {}
+    for entry in entries:
+        found.setdefault(entry.run, []).append(entry.event)
+    return found

@@ -36,7 +36,7 @@ def test_a_study_is_one_parent_and_one_child_for_each_trial(tmp_path: Path, work
 
 
 def test_a_trials_value_is_its_metric_at_its_best_epoch(tmp_path: Path, workspace: Workspace) -> None:
-    stored = fttune.search(tiny_study(tmp_path), workspace=workspace)
+    stored = fttune.search(tiny_study(tmp_path, pruner__type="median"), workspace=workspace)
     for trial in stored.trials:
         values = trial.intermediate_values
         assert sorted(values) == [1, 2]
@@ -274,7 +274,7 @@ def test_a_search_stopped_inside_the_second_phase_of_a_trial_ends_as_if_it_had_n
     phases = [{"unfrozen_stages": 0, "epochs": 1}, {"train": "all", "epochs": 2, "lr_mult": 0.5}]
     write_experiment(tmp_path, freeze={"phases": phases}, training__epochs=3, training__schedule="cosine")
     space = {"optimizer.lr": {"type": "float", "low": 1.0e-3, "high": 0.1, "log": True}}
-    study = tiny_study(tmp_path, space=space, budget__n_trials=3)
+    study = tiny_study(tmp_path, space=space, budget__n_trials=3, pruner__type="median")
 
     def interrupt(entry: events.Entry) -> None:
         if entry.run == "tiny/1" and isinstance(entry.event, events.EpochEnded) and entry.event.epoch == 2:

@@ -299,7 +299,6 @@ def test_equal_trials_rank_by_fewer_trained_parameters_then_by_number(tmp_path: 
             {"type": "successive_halving", "min_epochs": 1, "reduction_factor": 2},
             optuna.pruners.SuccessiveHalvingPruner(1, 2),
         ),
-        ({"type": "none"}, optuna.pruners.NopPruner()),
     ],
 )
 def test_a_pruner_decides_as_plain_optuna_does(
@@ -323,6 +322,14 @@ def test_a_pruner_decides_as_plain_optuna_does(
             reference.tell(copy, value_at(trial.params, EPOCHS))
     assert [t.state for t in stored.trials] == [t.state for t in reference.trials]
     assert [t.intermediate_values for t in stored.trials] == [t.intermediate_values for t in reference.trials]
+
+
+def test_without_a_pruner_every_trial_ends_complete_and_nothing_is_reported(
+    tmp_path: Path, workspace: Workspace
+) -> None:
+    stored = opened(study := tiny_study(tmp_path, budget__n_trials=8), workspace)
+    search(study, stored, objective)
+    assert [(t.state, t.intermediate_values) for t in stored.trials] == [(TrialState.COMPLETE, {})] * 8
 
 
 def test_a_baseline_off_the_grid_that_fails_is_tried_again(tmp_path: Path, workspace: Workspace) -> None:
@@ -391,7 +398,7 @@ def test_more_than_three_repeats_in_a_row_make_the_next_proposal_random(
     monkeypatch.setattr(searching, "sampler_for", watched)
     stored = opened(study, workspace)
     search(study, stored, objective)
-    digests = [t.user_attrs["fttune.recipe"] for t in stored.trials]
+    digests = [facts.recipe for t in stored.trials if (facts := facts_of(t))]
     repeats = [digest in digests[:number] for number, digest in enumerate(digests)]
     for number in range(28):
         assert drawn[number] == (number > 3 and all(repeats[number - 4 : number]))

@@ -162,3 +162,83 @@ def test_a_run_cut_off_right_after_it_was_made_is_found_again(
     experiment = plain.get_experiment_by_name("pets")
     found = plain.search_runs([experiment.experiment_id])
     assert [(run.info.status, run.data.params) for run in found] == [("FINISHED", {"a": "1"})]
+
+
+def test_events_written_together_store_what_events_written_one_by_one_do(
+    store: MlflowStore, plain: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [
+        RunOpened("trial", "pets", params={f"p{i}": i for i in range(30)}, tags={"fttune.kind": "trial"}),
+        Described({"fttune.device": "cpu"}),
+        *(EpochEnded(e, {"val/loss": 1 / e, "lr": 0.1}, unix_ms=1000 * e) for e in (1, 2, 3)),
+        RunClosed("pruned", {"fttune.cause": "why"}, {"best_epoch": 2.0}),
+    ]
+    for event in events:
+        store.write("pets/0", event)
+    requests: list[str] = []
+    log_batch = store.client.log_batch
+    monkeypatch.setattr(store.client, "log_batch", lambda run, *rest: (requests.append(run), log_batch(run, *rest)))
+    store.write("pets/1", *events)
+
+    experiment = plain.get_experiment_by_name("pets")
+    found = {run.data.tags["fttune.run"]: run for run in plain.search_runs([experiment.experiment_id])}
+    single, joined = found["pets/0"], found["pets/1"]
+    assert requests == [joined.info.run_id]
+    assert (joined.info.status, joined.info.run_name) == (single.info.status, single.info.run_name)
+    assert joined.data.params == single.data.params
+    assert joined.data.metrics == single.data.metrics
+    assert joined.data.tags == {**single.data.tags, "fttune.run": "pets/1"}
+    curves = [plain.get_metric_history(run.info.run_id, "val/loss") for run in (single, joined)]
+    assert [[(p.step, p.value, p.timestamp) for p in curve] for curve in curves] == [
+        [(e, 1 / e, 1000 * e) for e in (1, 2, 3)]
+    ] * 2
+
+
+def test_a_run_that_was_cut_off_is_closed_by_what_is_written_together_later(
+    store: MlflowStore, plain: MlflowClient, workspace: Workspace
+) -> None:
+    opened = RunOpened("pets", "pets", tags={"fttune.kind": "study"}, reopen=True)
+    store.write(
+        "pets", opened, EpochEnded(1, {"train/loss": 1.0}), RunClosed("interrupted", {"fttune.cause": "Ctrl-C"})
+    )
+    epochs = [EpochEnded(e, {"train/loss": 1.0}) for e in (1, 2)]
+    store_of(workspace).write("pets", opened, Described({"fttune.device": "cpu"}), *epochs, RunClosed("complete"))
+    run = runs(plain)["pets"]
+    assert (run.info.status, run.data.tags["fttune.state"], run.data.tags["fttune.device"]) == (
+        "FINISHED",
+        "complete",
+        "cpu",
+    )
+    assert "fttune.cause" not in run.data.tags
+    assert [p.step for p in plain.get_metric_history(run.info.run_id, "train/loss")] == [1, 2]
+
+
+def test_more_points_than_one_request_takes_are_all_stored(store: MlflowStore, plain: MlflowClient) -> None:
+    epochs = [EpochEnded(e, {f"m{i}": float(e) for i in range(30)}) for e in range(1, 101)]
+    store.write("pets", RunOpened("pets", "pets"), *epochs, RunClosed("complete"))
+    assert runs(plain)["pets"].data.metrics == {f"m{i}": 100.0 for i in range(30)}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_saved_file_is_an_artifact_that_outlives_its_source(
+    links: bool, store: MlflowStore, plain: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError("this file system has no links")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refused)
+    source = tmp_path / "waiting" / "best.safetensors"
+    source.parent.mkdir()
+    source.write_bytes(b"old")
+    store.write("pets", RunOpened("pets", "pets"), FileSaved(source, "checkpoint"))
+    source.unlink()
+    source.write_bytes(b"weights")
+    store.write("pets", FileSaved(source, "checkpoint"), RunClosed("complete"))
+    assert source.stat().st_nlink == (2 if links else 1)
+    source.unlink()
+    run = runs(plain)["pets"].info.run_id
+    assert [(f.path, f.file_size) for f in plain.list_artifacts(run, "checkpoint")] == [
+        ("checkpoint/best.safetensors", 7)
+    ]
+    assert Path(plain.download_artifacts(run, "checkpoint/best.safetensors", str(tmp_path))).read_bytes() == b"weights"

@@ -61,3 +61,47 @@ def test_a_moved_folder_reaches_the_caller_as_it_is(workspace: Workspace, tmp_pa
     uploader = uploader_of(Workspace.at(tmp_path, tmp_path / "elsewhere"))
     with pytest.raises(StoreError, match="was moved"):
         uploader.ask(lambda store: store.uri)
+
+
+def test_entries_that_wait_together_are_one_write_for_each_run(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fttune.tracking.store import MlflowStore
+
+    writes: list[tuple[str, list[str]]] = []
+
+    def watched(_: MlflowStore, run: str, *events: object) -> None:
+        writes.append((run, [type(event).__name__ for event in events]))
+
+    monkeypatch.setattr(MlflowStore, "write", watched)
+    monkeypatch.setattr("fttune.tracking.uploader.GATHER_SECONDS", 600.0)  # until someone waits
+    uploader = uploader_of(workspace)
+    log = EventLog(uploader)
+    log.append("pets", RunOpened("pets", "pets"))
+    for event in (RunOpened("trial", "pets"), EpochEnded(1, {}), EpochEnded(2, {}), RunClosed("complete")):
+        for number in (0, 1):
+            log.append(f"pets/{number}", event)
+    log.append("pets", RunClosed("complete"))
+    uploader.close()
+    trial = ["RunOpened", "EpochEnded", "EpochEnded", "RunClosed"]
+    assert writes == [("pets", ["RunOpened", "RunClosed"]), ("pets/0", trial), ("pets/1", trial)]
+
+
+def test_a_run_of_which_something_was_not_taken_is_closed_all_the_same(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploader = uploader_of(workspace)
+    log = EventLog(uploader)
+    log.append("pets", RunOpened("pets", "pets"))
+    uploader.flush()
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as failing:
+        failing.setattr("fttune.tracking.store.MlflowStore._points", full)
+        log.append("pets", EpochEnded(1, {"val/loss": 1.0}))
+        log.append("pets", RunClosed("failed"))
+        with pytest.raises(TrackingFailed, match="did not take what was logged: no space left on device"):
+            uploader.close()
+    assert runs_of(workspace.mlflow_uri, "pets")["status"].tolist() == ["FAILED"]

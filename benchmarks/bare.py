@@ -6,6 +6,7 @@ nothing else as one matrix product, since they share their batches. What plain t
 of the speed-up of a list. Trials of one depth do the same work, so one of each is measured and multiplied.
 """
 
+import math
 import os
 import time
 from collections import Counter
@@ -24,17 +25,18 @@ Split = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Bare:
-    """Seconds of each part of the work."""
+    """Seconds of each part of the work; `last_losses` are those of validation, of the trials that were measured."""
 
     decode: float
     prefixes: float
     suffixes: float
     heads: float
+    last_losses: dict[int, float]
 
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return self.decode + self.prefixes + self.suffixes + self.heads
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds by part, and in all."""
+        parts = {name: getattr(self, name) for name in ("decode", "prefixes", "suffixes", "heads")}
+        return {**parts, "total": sum(parts.values())}
 
 
 def bare_work(task: Task, recipes: Sequence[Recipe]) -> Bare:
@@ -47,18 +49,20 @@ def bare_work(task: Task, recipes: Sequence[Recipe]) -> Bare:
     started = time.perf_counter()
     kept = {split: _activations(trainer, images, list(depths)) for split, (images, _) in splits.items()}
     prefixes = time.perf_counter() - started
-    suffixes = 0.0
-    labels = (splits["train"][1], splits["val"][1])
+    truth, val_truth = (splits[split][1].to(trainer.device) for split in ("train", "val"))
+    suffixes, losses = 0.0, {}
     for depth in depths.keys() - {0}:
-        recipe = next(recipe for recipe in recipes if recipe.unfrozen_stages == depth)
+        number = next(i for i, recipe in enumerate(recipes) if recipe.unfrozen_stages == depth)
+        sides = (kept["train"][depth], truth), (kept["val"][depth], val_truth)
         started = time.perf_counter()
-        _train_suffix(trainer, recipe, kept["train"][depth], kept["val"][depth], labels)
+        losses[number] = _train_suffix(trainer, recipes[number], *sides)
         suffixes += depths[depth] * (time.perf_counter() - started)
     started = time.perf_counter()
-    if depths[0]:
-        heads = [recipe for recipe in recipes if recipe.unfrozen_stages == 0]
-        train_heads(trainer, heads, (kept["train"][0], labels[0]), (kept["val"][0], labels[1]))
-    return Bare(decode, prefixes, suffixes, time.perf_counter() - started)
+    if heads := [number for number, recipe in enumerate(recipes) if recipe.unfrozen_stages == 0]:
+        sides = (kept["train"][0], truth), (kept["val"][0], val_truth)
+        found = _train_heads(trainer, [recipes[number] for number in heads], *sides)
+        losses |= dict(zip(heads, found.tolist(), strict=True))
+    return Bare(decode, prefixes, suffixes, time.perf_counter() - started, losses)
 
 
 def _decoded(task: Task, split: str) -> Split:
@@ -110,48 +114,40 @@ def _suffix(trainer: Trainer, depth: int, x: Tensor) -> Tensor:
     return logits
 
 
-def _train_suffix(
-    trainer: Trainer, recipe: Recipe, train: Tensor, val: Tensor, labels: tuple[Tensor, Tensor]
-) -> list[float]:
-    """Train what is not frozen on kept activations; return the validation loss of each epoch."""
+def _train_suffix(trainer: Trainer, recipe: Recipe, train: Split, val: Split) -> float:
+    """Train what is not frozen on kept activations; return the validation loss of the last epoch."""
     frozen, optimizer = trainer.restore(recipe)
-    truth, val_truth = (of.to(trainer.device) for of in labels)
-    losses = []
+    loss = math.nan
     for epoch in range(1, trainer.task.epochs + 1):
         trainer.model.train()
         for module in frozen:
             module.eval()
-        for rows in trainer.order(recipe.seed, epoch).split(trainer.task.batch_size):
-            rows = rows.to(trainer.device)
+        for rows in trainer.order(recipe.seed, epoch).to(trainer.device).split(trainer.task.batch_size):
             with trainer.autocast():
-                logits = _suffix(trainer, recipe.unfrozen_stages, train[rows])
-                loss = nn.functional.cross_entropy(logits, truth[rows])
+                logits = _suffix(trainer, recipe.unfrozen_stages, train[0][rows])
+                step_loss = nn.functional.cross_entropy(logits, train[1][rows])
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            step_loss.backward()
             optimizer.step()
         trainer.model.eval()
         with torch.inference_mode(), trainer.autocast():
             size = EVALUATION_FACTOR * trainer.task.batch_size
-            logits = torch.cat([_suffix(trainer, recipe.unfrozen_stages, batch) for batch in val.split(size)])
-            losses.append(nn.functional.cross_entropy(logits, val_truth).item())
-    return losses
+            logits = torch.cat([_suffix(trainer, recipe.unfrozen_stages, batch) for batch in val[0].split(size)])
+            loss = nn.functional.cross_entropy(logits, val[1]).item()
+    return loss
 
 
-def train_heads(trainer: Trainer, recipes: Sequence[Recipe], train: Split, val: Split) -> Tensor:
+def _train_heads(trainer: Trainer, recipes: Sequence[Recipe], train: Split, val: Split) -> Tensor:
     """Train the heads of many trials at once; return the validation loss of each at the last epoch, (trials,)."""
-    (x, truth), (val_x, val_truth) = (
-        (features.float(), labels.to(features.device)) for features, labels in (train, val)
-    )
+    (x, truth), (val_x, val_truth) = (train[0].float(), train[1]), (val[0].float(), val[1])
     trainer.restore(recipes[0])  # the same seed gives the same new head
     head = trainer.model.get_submodule(trainer.task.head)
-    count, classes = len(recipes), trainer.classes
+    count = len(recipes)
     weight = head.weight.detach().repeat(count, 1, 1)  # (trials, classes, features)
     bias = head.bias.detach().repeat(count, 1)  # (trials, classes)
-    lr, momentum = (
-        torch.tensor([getattr(recipe, name) for recipe in recipes], device=x.device) for name in ("lr", "momentum")
-    )
-    speed = [torch.zeros_like(weight), torch.zeros_like(bias)]
-    losses = torch.empty(0)
+    speed = torch.zeros_like(weight), torch.zeros_like(bias)
+    lr, momentum = (torch.tensor([getattr(r, name) for r in recipes], device=x.device) for name in ("lr", "momentum"))
+    losses = torch.empty(count)
     for epoch in range(1, trainer.task.epochs + 1):
         for rows in trainer.order(recipes[0].seed, epoch).to(x.device).split(trainer.task.batch_size):
             gap = _logits(x[rows], weight, bias).softmax(2)  # (B, trials, classes)
@@ -165,7 +161,6 @@ def train_heads(trainer: Trainer, recipes: Sequence[Recipe], train: Split, val: 
         logits = _logits(val_x, weight, bias).flatten(0, 1)  # (N * trials, classes)
         each = nn.functional.cross_entropy(logits, val_truth.repeat_interleave(count), reduction="none")
         losses = each.view(-1, count).mean(0)
-    assert losses.shape == (count,) and weight.shape[1] == classes
     return losses
 
 

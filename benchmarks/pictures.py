@@ -17,7 +17,7 @@ QUALITY = 90
 
 
 def picture_folder(
-    folder: Path, counts: dict[str, int], *, classes: range, noise: float = 60.0, width: int = WIDTH
+    folder: Path, counts: dict[str, int], *, classes: range, noise: float = 30.0, width: int = WIDTH
 ) -> Path:
     """Return `folder` with `<split>/<class>/<number>.jpg`, `counts[split]` images in all; made when it is missing."""
     if folder.exists():

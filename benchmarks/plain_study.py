@@ -10,6 +10,7 @@ Its choices of chance are those that fttune documents (order of samples, new hea
 The training itself is `plain_training.py`. Nothing of fttune is imported.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,14 +48,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class PlainStudy:
-    """What a study found out about its time: seconds of each trial, by its number."""
+    """How long a study took, and each of its trials by its number, in seconds."""
 
+    seconds: float
     trial_seconds: tuple[float, ...]
 
 
 def run_study(task: Task, plan: Plan, root: Path) -> PlainStudy:
     """Run a study with its stores in `root`: `mlflow.db`, `artifacts/`, `optuna.db`."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for name in ("mlflow", "alembic", "optuna"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    begun = time.perf_counter()
     root.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(task, plan.workers)
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
@@ -90,7 +94,7 @@ def run_study(task: Task, plan: Plan, root: Path) -> PlainStudy:
 
     study.optimize(objective, n_trials=plan.n_trials)
     client.set_terminated(parent)
-    return PlainStudy(tuple(seconds))
+    return PlainStudy(time.perf_counter() - begun, tuple(seconds))
 
 
 def _run_trial(

@@ -124,10 +124,14 @@ def images_of(task: Task, split: str, *, workers: int) -> FolderImages | TensorI
 
 @dataclass
 class Trainer:
-    """A model that is built once, and the images; `train` runs one recipe and leaves its best epoch in `best`."""
+    """A model that is built once, and the images; `train` runs one recipe and leaves its best epoch in `best`.
+
+    An epoch trains on `limit` samples, on all when it is None.
+    """
 
     task: Task
     workers: int = 0
+    limit: int | None = None
     best: State = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -164,15 +168,16 @@ class Trainer:
         frozen, optimizer = self.restore(recipe)
         best = -1.0
         for epoch in range(1, self.task.epochs + 1):
-            metrics = {**self._epoch(recipe, epoch, frozen, optimizer), **self.evaluate(self.val_images)}
+            metrics = {**self.train_epoch(recipe, epoch, frozen, optimizer), **self.evaluate(self.val_images)}
             if metrics[METRIC] > best:
                 best = metrics[METRIC]
                 self.best = {n: t.to("cpu", copy=True).contiguous() for n, t in self.model.state_dict().items()}
             yield metrics
 
-    def _epoch(
-        self, recipe: Recipe, epoch: int, frozen: list[nn.Module], optimizer: torch.optim.Optimizer
+    def train_epoch(
+        self, recipe: Recipe, epoch: int, frozen: Sequence[nn.Module], optimizer: torch.optim.Optimizer
     ) -> dict[str, float]:
+        """Train one epoch, counted from 1, and return its metrics."""
         self.model.train()
         for module in frozen:
             module.eval()
@@ -203,7 +208,7 @@ class Trainer:
     def order(self, seed: int, epoch: int) -> Tensor:
         """Return the order of training samples in an epoch, counted from 1: fttune's documented formula."""
         generator = torch.Generator().manual_seed((seed * 2654435761 + epoch) % 2**32)
-        return torch.randperm(len(self.train_images), generator=generator)
+        return torch.randperm(len(self.train_images), generator=generator)[: self.limit]
 
     def to_device(self, images: Tensor) -> Tensor:
         """Return images where the model is, in the order of memory that it wants there."""
@@ -235,28 +240,30 @@ def metrics_of(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def tune_workers(task: Task, depths: Sequence[int]) -> tuple[int, dict[int, float]]:
-    """Return the number of workers with the fastest epoch, and with it the seconds of an epoch at each depth.
+    """Return the number of decoding processes that trains fastest, and about how long a trial of each depth takes.
 
-    Tried are 0, 1, 2, 4, ... up to the cores; the epoch that is timed comes after one that starts the workers.
+    Tried are 0, 1, 2, 4, ... up to the cores, on a few batches after one that starts the workers. Seconds are those of
+    training and evaluation, without stores.
     """
     cores = os.cpu_count() or 1
     tried = [0] if task.in_memory else sorted({0, cores, *(2**n for n in range(cores.bit_length()) if 2**n <= cores)})
-    found: dict[int, dict[int, float]] = {}
-    for workers in tried:
-        trainer = Trainer(task, workers)
-        found[workers] = {depth: _epoch_seconds(trainer, depth) for depth in depths[:1]}
-    best = min(found, key=lambda workers: sum(found[workers].values()))
+    found = {workers: sample_seconds(Trainer(task, workers), min(depths)) for workers in tried}
+    best = min(found, key=lambda workers: found[workers])
     trainer = Trainer(task, best)
-    return best, {depth: _epoch_seconds(trainer, depth) for depth in depths}
+    train, val = len(trainer.train_images), len(trainer.val_images)
+    per_sample = {depth: sample_seconds(trainer, depth) for depth in {0, *depths}}
+    return best, {depth: task.epochs * (train * per_sample[depth] + val * per_sample[0]) for depth in depths}
 
 
-def _epoch_seconds(trainer: Trainer, depth: int) -> float:
-    started, epochs = time.perf_counter(), trainer.train(Recipe(0.001, 0.9, depth))
-    for count, _ in enumerate(epochs):
-        if count == 1 or trainer.task.epochs == 1:
-            break
+def sample_seconds(trainer: Trainer, depth: int, batches: int = 4) -> float:
+    """Return the seconds that one training image takes at a depth."""
+    recipe, size = Recipe(0.001, 0.9, depth), trainer.task.batch_size
+    frozen, optimizer = trainer.restore(recipe)
+    for count in (1, batches):  # the first starts the workers
+        trainer.limit = count * size
         started = time.perf_counter()
-    return time.perf_counter() - started
+        trainer.train_epoch(recipe, 1, frozen, optimizer)
+    return (time.perf_counter() - started) / min(batches * size, len(trainer.train_images))
 
 
 def accuracy_on_test(task: Task, checkpoint: Path) -> float:

@@ -166,11 +166,11 @@ def timed_trials(recipes: Sequence[Recipe], *, all_of_them: bool) -> list[int]:
     return chosen
 
 
-def scaled_seconds(timed: Measured[PlainStudy], recipes: Sequence[Recipe], chosen: Sequence[int]) -> float:
+def scaled_seconds(timed: PlainStudy, recipes: Sequence[Recipe], chosen: Sequence[int]) -> float:
     """Return the time of the whole list: what lies outside trials once, and each trial's by the mean of its depth."""
-    outside = timed.seconds - sum(timed.result.trial_seconds)
+    outside = timed.seconds - sum(timed.trial_seconds)
     by_depth: dict[int, list[float]] = {}
-    for number, seconds in zip(chosen, timed.result.trial_seconds, strict=True):
+    for number, seconds in zip(chosen, timed.trial_seconds, strict=True):
         by_depth.setdefault(recipes[number].unfrozen_stages, []).append(seconds)
     means = {depth: sum(found) / len(found) for depth, found in by_depth.items()}
     return outside + sum(means[recipe.unfrozen_stages] for recipe in recipes)
@@ -192,10 +192,10 @@ def run_pair(of: List, *, workers: int, chosen: Sequence[int], plain_first: bool
         other = stored_metrics(roots["fttune"], len(of.recipes))
     bare: Measured[Bare] = measured(bare_work, of.task, of.recipes)
     return {
-        "plain_seconds": scaled_seconds(sides["plain"], of.recipes, chosen),
+        "plain_seconds": scaled_seconds(sides["plain"].result, of.recipes, chosen),
         "scaled": len(chosen) < len(of.recipes),
         "fttune_seconds": sides["fttune"].seconds,
-        "bare_seconds": {**vars(bare.result), "total": bare.result.total},
+        "bare_seconds": bare.result.seconds(),
         "plain_mib": sides["plain"].peak_mib,
         "fttune_mib": sides["fttune"].peak_mib,
         "differences": differences(plain, other, dict(enumerate(chosen))),
@@ -210,8 +210,8 @@ def run_list(of: List, key: Mapping[str, Any], *, pairs: int, file: Path) -> lis
     if len(found) >= pairs:
         return found
     depths = sorted({recipe.unfrozen_stages for recipe in of.recipes})
-    workers, epoch_seconds = measured(tune_workers, of.task, depths).result
-    expected = sum(of.task.epochs * epoch_seconds[recipe.unfrozen_stages] for recipe in of.recipes)
+    workers, trial_seconds = measured(tune_workers, of.task, depths).result
+    expected = sum(trial_seconds[recipe.unfrozen_stages] for recipe in of.recipes)
     chosen = timed_trials(of.recipes, all_of_them=expected <= PLAIN_LIMIT_SECONDS)
     print(f"list {key['list']}: plain decodes in {workers} processes, about {expected:.0f} s", flush=True)
     for index in range(len(found), pairs):

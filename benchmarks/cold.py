@@ -19,11 +19,11 @@ Result = TypeVar("Result")
 SAMPLE_SECONDS = 0.5
 # Beyond what the two sides import by themselves: parts that libraries load when they are first used.
 IMPORTED = (
+    "fttune.tracking.store",  # first: it keeps mlflow from reporting usage
+    "fttune.app.search",
     "benchmarks.cold",
     "benchmarks.plain_study",
     "benchmarks.bare",
-    "fttune.app.search",
-    "fttune.tracking.store",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.pytorch",
     "optuna.storages._rdb.storage",

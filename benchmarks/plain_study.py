@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import optuna
 from mlflow import MlflowClient
@@ -134,7 +136,7 @@ def _log_checkpoint(client: MlflowClient, run: str, state: State, file: Path) ->
 def checkpoint_of(root: Path, number: int) -> Path:
     """Return the checkpoint of a trial of the study in `root`."""
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-    return artifact_of(client, run_named(client, f"trial-{number:04d}"))
+    return artifact_of(run_named(client, f"trial-{number:04d}"))
 
 
 def run_named(client: MlflowClient, name: str) -> Run:
@@ -144,6 +146,6 @@ def run_named(client: MlflowClient, name: str) -> Run:
     return run
 
 
-def artifact_of(client: MlflowClient, run: Run) -> Path:
+def artifact_of(run: Run) -> Path:
     """Return the local file of a run's best checkpoint."""
-    return Path(client.download_artifacts(run.info.run_id, "checkpoint/best.safetensors"))
+    return Path(url2pathname(urlsplit(run.info.artifact_uri).path)) / "checkpoint" / "best.safetensors"

@@ -11,6 +11,7 @@ The training itself is `plain_training.py`. Nothing of fttune is imported.
 """
 
 import logging
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from safetensors.torch import save_file
 
-from benchmarks.plain_training import METRIC, Recipe, State, Task, Trainer
+from benchmarks.plain_training import METRIC, Recipe, Task, Trainer
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,23 @@ def run_study(task: Task, plan: Plan, root: Path) -> PlainStudy:
     trainer = Trainer(task, plan.workers)
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     experiment = client.create_experiment("plain", artifact_location=(root / "artifacts").as_uri())
-    parent = client.create_run(experiment, run_name="plain").info.run_id
+    parent = client.create_run(experiment, run_name="plain")
+    study = _create_study(plan, root)
+    seconds = []
+
+    def objective(trial: optuna.Trial) -> float:
+        started = time.perf_counter()
+        try:
+            return _run_trial(trial, plan, trainer, client, parent)
+        finally:
+            seconds.append(time.perf_counter() - started)
+
+    study.optimize(objective, n_trials=plan.n_trials)
+    client.set_terminated(parent.info.run_id)
+    return PlainStudy(time.perf_counter() - begun, tuple(seconds))
+
+
+def _create_study(plan: Plan, root: Path) -> optuna.Study:
     study = optuna.create_study(
         study_name="plain",
         storage=f"sqlite:///{root / 'optuna.db'}",
@@ -76,30 +93,29 @@ def run_study(task: Task, plan: Plan, root: Path) -> PlainStudy:
     for recipe in plan.fixed:
         choices = {"lr": recipe.lr, "momentum": recipe.momentum, "unfrozen_stages": recipe.unfrozen_stages}
         study.enqueue_trial(choices)
-    seconds = []
-
-    def objective(trial: optuna.Trial) -> float:
-        started = time.perf_counter()
-        recipe = _sampled(trial, plan)
-        tags = {"mlflow.parentRunId": parent}
-        run = client.create_run(experiment, run_name=f"trial-{trial.number:04d}", tags=tags).info.run_id
-        client.log_batch(run, params=[Param(name, str(value)) for name, value in trial.params.items()])
-        best, pruned = _run_trial(trial, trainer.train(recipe), client, run)
-        if not pruned:
-            _log_checkpoint(client, run, trainer.best, root / "best.safetensors")
-        client.log_batch(run, metrics=_points({"value": best}, 0), tags=[RunTag("pruned", str(pruned))])
-        client.set_terminated(run, "KILLED" if pruned else "FINISHED")
-        seconds.append(time.perf_counter() - started)
-        if pruned:
-            raise optuna.TrialPruned
-        return best
-
-    study.optimize(objective, n_trials=plan.n_trials)
-    client.set_terminated(parent)
-    return PlainStudy(time.perf_counter() - begun, tuple(seconds))
+    return study
 
 
-def _run_trial(
+def _run_trial(trial: optuna.Trial, plan: Plan, trainer: Trainer, client: MlflowClient, parent: Run) -> float:
+    """Train one trial as one run below `parent`; raise TrialPruned when the pruner stops it."""
+    recipe = _sampled(trial, plan)
+    tags = {"mlflow.parentRunId": parent.info.run_id}
+    created = client.create_run(parent.info.experiment_id, run_name=f"trial-{trial.number:04d}", tags=tags)
+    run = created.info.run_id
+    client.log_batch(run, params=[Param(name, str(value)) for name, value in trial.params.items()])
+    best, pruned = _run_epochs(trial, trainer.train(recipe), client, run)
+    if not pruned:
+        with tempfile.TemporaryDirectory() as folder:
+            save_file(trainer.best, str(Path(folder) / "best.safetensors"))
+            client.log_artifact(run, str(Path(folder) / "best.safetensors"), "checkpoint")
+    client.log_batch(run, metrics=_points({"value": best}, 0), tags=[RunTag("pruned", str(pruned))])
+    client.set_terminated(run, "KILLED" if pruned else "FINISHED")
+    if pruned:
+        raise optuna.TrialPruned
+    return best
+
+
+def _run_epochs(
     trial: optuna.Trial, epochs: Iterator[dict[str, float]], client: MlflowClient, run: str
 ) -> tuple[float, bool]:
     """Log and report each epoch; return the best value, and whether the pruner stopped the trial."""
@@ -125,12 +141,6 @@ def _sampled(trial: optuna.Trial, plan: Plan) -> Recipe:
 
 def _points(metrics: Mapping[str, float], step: int) -> list[Metric]:
     return [Metric(name, value, int(1000 * time.time()), step) for name, value in metrics.items()]
-
-
-def _log_checkpoint(client: MlflowClient, run: str, state: State, file: Path) -> None:
-    save_file(state, str(file))
-    client.log_artifact(run, str(file), "checkpoint")
-    file.unlink()
 
 
 def checkpoint_of(root: Path, number: int) -> Path:

@@ -32,7 +32,7 @@ from optuna.trial import create_trial
 from fttune.config import Experiment, Study
 from fttune.config.recipe import trial_digest
 from fttune.config.workspace import Workspace
-from fttune.searching import Asked, Outcome, open_storage, open_study, search
+from fttune.searching import Asked, Inline, Outcome, open_storage, open_study, search
 from fttune.searching.history import History
 from fttune.searching.store import FACTS, TrialFacts
 from fttune.tracking import Uploader
@@ -183,7 +183,7 @@ def measure(kept: Workspace, size: int, trials: int, clock: Clock, *, together: 
 
         clock.cpu.clear()
         before = time.thread_time()
-        search(study, stored, objective)
+        search(study, stored, Inline(objective))
         main = time.thread_time() - before - outside
         uploader.close()
     shutil.rmtree(kept.artifacts)

@@ -1,6 +1,8 @@
 """A study from its file to its winner: the only place where Optuna's trials and MLflow's runs meet."""
 
 import json
+from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -21,10 +23,13 @@ from fttune.training import (
     CheckpointFolder,
     FineTuneResult,
     Inputs,
+    Training,
     check_recipe,
     choose_device,
-    fine_tune,
+    cohort_key,
+    finish,
     library_versions,
+    plan,
 )
 from fttune.training.events import STUDY_ID, EpochEnded, ModelSaved, RunClosed, RunOpened, StudyProgress
 
@@ -114,10 +119,11 @@ def _compare_stores(session: Session, study: Study, stored: "optuna.Study") -> N
 
 @dataclass
 class _Search:
-    """One invocation's search; `inputs` keeps the images and weights that trials share.
+    """One invocation's search.
 
-    `done` and `best` are what people are told of the trials so far: counted from one trial to the next, for a look at
-    all of them after each costs more than a trial in a long study.
+    `inputs` keeps the images and weights that trials share, `begins` the trainings of planned cohorts. `done` and
+    `best` are what people are told of the trials so far: counted from one trial to the next, for a look at all of them
+    after each costs more than a trial in a long study.
     """
 
     study: Study
@@ -126,6 +132,7 @@ class _Search:
     inputs: dict[str, Inputs] = field(default_factory=dict)
     done: int = 0
     best: float | None = None
+    begins: dict[int, Callable[[], Training]] = field(default_factory=dict)
 
     def run(self, identity: Identity) -> None:
         parent, name = self.stored.study_name, self.study.experiment.name
@@ -140,7 +147,14 @@ class _Search:
             self.done = searching.counted(self.stored)
             self.best = next((trial.value for trial in searching.ranked(self.stored)), None)
             self._report_progress()
-            searching.search(self.study, self.stored, self._trial, abandon=self._abandon, reuse=self._reuse)
+            searching.search(
+                self.study,
+                self.stored,
+                searching.Inline(self._trial),
+                together=self._together,
+                abandon=self._abandon,
+                reuse=self._reuse,
+            )
             best = searching.ranked(self.stored)
             closed = self._crown(best[0]) if best else RunClosed("complete")
         except (Interrupted, KeyboardInterrupt):
@@ -182,10 +196,8 @@ class _Search:
     def _fine_tune(self, run: str, asked: Asked, experiment: Experiment) -> tuple[Outcome, RunClosed]:
         try:
             self._open(run, asked, experiment.params())
-            result = fine_tune(
-                experiment,
-                self._inputs_of(experiment),
-                monitor=self.study.metric,
+            result = finish(
+                self._training(asked),
                 emit=lambda event: self.session.log.append(run, event),
                 prune=lambda ended: self._prune(asked, experiment, ended),
                 checkpoints=CheckpointFolder(self.session.files_of(run)),
@@ -199,6 +211,24 @@ class _Search:
         except Exception as error:  # noqa: BLE001 (the trial boundary: the cause is recorded, the search goes on)
             cause = str(error) if isinstance(error, FttuneError) else f"{type(error).__name__}: {error}"
             return Outcome("failed", cause=cause), RunClosed("failed", {"fttune.cause": cause})
+
+    def _together(self, asked: Asked) -> Hashable:
+        """Return what trials agree on that can train together."""
+        if self.study.experiment.refusal(dict(asked.values)) is None:
+            experiment = self.study.experiment.replace(asked.values)
+            with suppress(FttuneError):  # it will be the outcome when the trial runs
+                if (key := cohort_key(experiment, self._inputs_of(experiment).stages(experiment))) is not None:
+                    return _inputs_key(experiment), key
+        return asked.number
+
+    def _training(self, asked: Asked) -> Training:
+        """Begin a trial's training; the first of a cohort makes the plan for all that are still to run."""
+        if asked.number not in self.begins:
+            cohort = [one for one in asked.cohort if one.number >= asked.number]
+            experiments = [self.study.experiment.replace(one.values) for one in cohort]
+            begins = plan(experiments, self._inputs_of(experiments[0]), monitor=self.study.metric)
+            self.begins = {one.number: begin for one, begin in zip(cohort, begins, strict=True)}
+        return self.begins.pop(asked.number)()
 
     def _open(self, run: str, asked: Asked, params: dict[str, object]) -> None:
         study = self.stored.study_name

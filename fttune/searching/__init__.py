@@ -1,11 +1,14 @@
 """Ask, run, tell; resume; prune. The only room that imports optuna."""
 
-from fttune.searching.search import Asked, Objective, Outcome, is_spent, search
+from fttune.searching.executors import Asked, Executor, Inline, Objective, Outcome
+from fttune.searching.search import is_spent, search
 from fttune.searching.store import ID, counted, current_name, facts_of, open_storage, open_study, ranked, study_lock
 
 __all__ = [
     "ID",
     "Asked",
+    "Executor",
+    "Inline",
     "Objective",
     "Outcome",
     "counted",

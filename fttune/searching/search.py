@@ -1,12 +1,12 @@
-"""Ask, run, tell until the budget is spent. Knows Optuna and the budget; what a trial does, the objective knows."""
+"""Ask, run, tell until the budget is spent. Knows Optuna and the budget; where trials run, the executor knows."""
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Protocol
+from dataclasses import asdict, replace
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from fttune.config import Study
 from fttune.config.distributions import encoded
 from fttune.errors import TooManyFailures
+from fttune.searching.executors import Asked, Executor, Handle, Outcome
 from fttune.searching.history import History
 from fttune.searching.memory import WriteThrough
 from fttune.searching.samplers import sampler_for
@@ -23,56 +24,28 @@ PRUNED_AT = "fttune.pruned_at"
 MAX_REPEATS = 3
 
 
-@dataclass(frozen=True)
-class Asked:
-    """One trial to run.
-
-    `values` are the fields of the space, to be filled into the experiment. `resumed` says that an earlier process
-    has begun this trial. `prune(epoch, value)` reports the metric of an epoch, counted from 1, and answers whether
-    to stop there.
-    """
-
-    number: int
-    resumed: bool
-    values: Mapping[str, Any]
-    prune: Callable[[int, float], bool]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended; `value` belongs to complete trials, `cause` to failed and diverged ones."""
-
-    state: Literal["complete", "pruned", "diverged", "failed"]
-    value: float | None = None
-    trainable_parameters: int | None = None
-    best_epoch: int | None = None
-    cause: str | None = None
-
-
 Abandon = Callable[[Asked, str], None]
 Reuse = Callable[[Asked, Outcome, int], None]
-
-
-class Objective(Protocol):
-    """Runs one trial; a failure of the trial is an outcome, an exception ends the search."""
-
-    def __call__(self, asked: Asked) -> Outcome: ...
+Together = Callable[[Asked], Hashable]
 
 
 def search(
     study: Study,
     stored: optuna.Study,
-    objective: Objective,
+    executor: Executor,
     *,
+    together: Together = lambda asked: asked.number,
     abandon: Abandon = lambda *_: None,
     reuse: Reuse = lambda *_: None,
 ) -> None:
     """Run trials until `study.total_trials` are complete or pruned, or the time is up.
 
-    Trials are asked in blocks of `batch` consecutive numbers before any of the block runs. Trials that an earlier
-    process left running come first, under their own numbers. Those that the budget leaves no room for are told as
-    failed, with their cause, after `abandon` was called for each. A trial whose recipe equals that of a complete one
-    does not run: it is told that one's value, after `reuse` was called with its outcome and the other's number.
+    Trials are asked in blocks of `batch` consecutive numbers before any of the block runs. Those of a block with the
+    same `together` are submitted as one cohort. Trials that an earlier process left running come first, under their
+    own numbers. Those that the budget leaves no room for are told as failed, with their cause, after `abandon` was
+    called for each. A trial whose recipe equals that of a complete one does not run: it is told that one's value, after
+    `reuse` was called with its outcome and the other's number. Whatever runs where, trials are told in the order of
+    their numbers.
 
     Raises:
         TooManyFailures: `budget.max_failed` trials in a row failed.
@@ -82,12 +55,7 @@ def search(
     history = History(study, stored)
     failed_in_a_row = 0
     while not history.is_spent() and (block := _next_block(study, stored, history)):
-        for trial, resumed in block:
-            if history.is_spent():
-                break
-            asked = Asked(trial.number, resumed, study.values(trial.params), _pruning(study, trial))
-            twin, recipe = history.twin(trial), history.recipe(trial)
-            outcome = _reused(trial, asked, twin, reuse) if twin else _run(trial, asked, objective, recipe)
+        for trial, outcome in _outcomes(study, block, executor, history, together=together, reuse=reuse):
             failed_in_a_row = failed_in_a_row + 1 if outcome.state == "failed" else 0
             if failed_in_a_row >= study.budget.max_failed:
                 _give_up(study, stored, abandon)
@@ -95,8 +63,45 @@ def search(
                     f"{failed_in_a_row} trials in a row failed (budget.max_failed), the last one, "
                     f"trial {trial.number}, because: {outcome.cause}"
                 )
-
     _give_up(study, stored, abandon)
+
+
+def _outcomes(
+    study: Study,
+    block: Sequence[tuple[Trial, bool]],
+    executor: Executor,
+    history: History,
+    *,
+    together: Together,
+    reuse: Reuse,
+) -> Iterator[tuple[Trial, Outcome]]:
+    """Run a block; yield its trials in the order of their numbers, each once it has been told."""
+    asked = {t.number: Asked(t.number, resumed, study.values(t.params), _pruning(study, t)) for t, resumed in block}
+    for cohort in _cohorts(asked.values(), together):
+        executor.submit(cohort, attempt=1)
+    events = executor.events()
+    early: dict[int, Outcome] = {}
+    for trial, _ in block:
+        if history.is_spent():
+            break
+        number, started = trial.number, time.monotonic()
+        if (twin := history.twin(trial)) is not None:
+            executor.cancel(Handle((number,)), hard=True)
+            yield trial, _reused(trial, asked[number], twin, reuse)
+            continue
+        while number not in early:
+            ended = next(events)
+            early[ended.number] = ended.outcome
+        yield trial, _told(trial, early[number], time.monotonic() - started, history.recipe(trial))
+    executor.cancel(Handle(tuple(asked)), hard=True)
+
+
+def _cohorts(asked: Iterable[Asked], together: Together) -> list[tuple[Asked, ...]]:
+    """Return trials grouped by what they have in common; each knows its cohort."""
+    groups: dict[Hashable, list[Asked]] = defaultdict(list)
+    for one in asked:
+        groups[together(one)].append(one)
+    return [tuple(replace(one, cohort=tuple(group)) for one in group) for group in groups.values()]
 
 
 def is_spent(study: Study, stored: optuna.Study) -> bool:
@@ -181,12 +186,11 @@ def _reused(trial: Trial, asked: Asked, twin: FrozenTrial, reuse: Reuse) -> Outc
     return outcome
 
 
-def _run(trial: Trial, asked: Asked, objective: Objective, recipe: str | None) -> Outcome:
-    started = time.monotonic()
-    outcome = objective(asked)
+def _told(trial: Trial, outcome: Outcome, seconds: float, recipe: str | None) -> Outcome:
+    """Store how a trial ended."""
     facts = TrialFacts(
         state=outcome.state,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         trainable_parameters=outcome.trainable_parameters,
         best_epoch=outcome.best_epoch,
         cause=outcome.cause,

@@ -1,17 +1,23 @@
 """Fine-tune one recipe. Knows neither Optuna nor MLflow; images and weights reach it as files."""
 
 from fttune.training.checkpoints import CheckpointFolder, library_versions
+from fttune.training.cohort import cohort_key, plan
 from fttune.training.device import choose_device
-from fttune.training.fine_tune import FineTuneResult, check_recipe, fine_tune
+from fttune.training.fine_tune import FineTuneResult, check_recipe, fine_tune, finish
 from fttune.training.inputs import Inputs, prepare
+from fttune.training.training import Training
 
 __all__ = [
     "CheckpointFolder",
     "FineTuneResult",
     "Inputs",
+    "Training",
     "check_recipe",
     "choose_device",
+    "cohort_key",
     "fine_tune",
+    "finish",
     "library_versions",
+    "plan",
     "prepare",
 ]

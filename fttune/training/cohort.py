@@ -18,7 +18,6 @@ from fttune.config import Experiment
 from fttune.config.policy import Policy, resolve
 from fttune.errors import Diverged
 from fttune.freezing import HEAD
-from fttune.models import find_architecture
 from fttune.training.checkpoints import BestEpoch, Snapshot
 from fttune.training.events import EpochEnded
 from fttune.training.feeds import Feed, Feeds, feeds_of
@@ -79,9 +78,8 @@ def plan(
     """
     alone: list[Callable[[], Training]] = [partial(Solo, e, inputs, monitor=monitor) for e in experiments]
     groups: dict[Hashable, list[int]] = defaultdict(list)
-    stages = (inputs.architecture or find_architecture(experiments[0].backbone.name)).stages()
     for index, experiment in enumerate(experiments):
-        groups[cohort_key(experiment, stages)].append(index)
+        groups[cohort_key(experiment, inputs.stages(experiment))].append(index)
     for key, group in groups.items():
         size = 1 if key is None or len(group) == 1 else _largest_cohort(experiments[group[0]], inputs)
         for chunk in (group[start : start + size] for start in range(0, len(group), size) if size > 1):

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -42,6 +43,15 @@ class Inputs:
     architecture: Architecture | None = None
     on_device: DeviceImages = field(default_factory=DeviceImages, repr=False, compare=False)
     workbench: Workbench = field(default_factory=Workbench, compare=False, repr=False)
+
+    def stages(self, experiment: Experiment) -> tuple[str, ...]:
+        """Return the names of a recipe's stages, from the input to the output."""
+        return self._own_stages if self.architecture else find_architecture(experiment.backbone.name).stages()
+
+    @cached_property
+    def _own_stages(self) -> tuple[str, ...]:
+        assert self.architecture is not None, "asked before"
+        return self.architecture.stages()
 
     def plain(self) -> "Inputs":
         """Return the same inputs for runs that leave nothing to each other, and keep no activations."""

@@ -6,10 +6,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fttune.config import Study
 from fttune.config.workspace import Workspace
-from fttune.searching import Asked, Outcome, facts_of, open_storage, open_study, search
+from fttune.searching import Asked, Outcome, facts_of, open_storage, open_study
 from fttune.searching import samplers as samplers_module
 from fttune.searching.history import History
 from tests.recipes import tiny_study
+from tests.searching.inline import search
 
 STATES = {2: "failed", 5: "pruned", 9: "diverged", 11: "failed"}
 

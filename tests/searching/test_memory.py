@@ -10,9 +10,10 @@ from sqlalchemy import event
 
 from fttune.config.workspace import Workspace
 from fttune.errors import StoreError
-from fttune.searching import Asked, Outcome, open_storage, open_study, search
+from fttune.searching import Asked, Outcome, open_storage, open_study
 from fttune.searching.memory import WriteThrough
 from tests.recipes import tiny_study
+from tests.searching.inline import search
 
 NAMES = ("number", "state", "params", "distributions", "values", "user_attrs", "system_attrs")
 

@@ -13,9 +13,10 @@ from optuna.trial import TrialState
 from fttune.config import Study
 from fttune.config.workspace import Workspace
 from fttune.errors import TooManyFailures
-from fttune.searching import Asked, Outcome, counted, facts_of, open_storage, open_study, ranked, search
+from fttune.searching import Asked, Outcome, counted, facts_of, open_storage, open_study, ranked
 from fttune.searching.samplers import sampler_for
 from tests.recipes import STUDY, tiny_study
+from tests.searching.inline import search
 
 searching = sys.modules["fttune.searching.search"]
 

@@ -9,8 +9,8 @@ done, to the moment at which Optuna is told of the first trial that reaches the 
 one does, up to 96 trials, and a search that never does counts with all its time. Both first winners are tested on
 images that nothing has seen, by the same plain code.
 
-    python -m benchmarks.time_to_best --tasks digits --seeds 1     about 2 minutes on 2 cores
-    python -m benchmarks.time_to_best                              about 25 minutes (3 tasks, 5 seeds)
+    python -m benchmarks.time_to_best --tasks digits --seeds 1     about 4 minutes on 2 busy cores
+    python -m benchmarks.time_to_best                              an estimated hour there (3 tasks, 5 seeds)
 
 Searches go to a file as they end (`--results`), and a later call of the same code and size continues from it.
 """

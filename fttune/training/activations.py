@@ -7,7 +7,7 @@ they make of an image stays the same over all epochs, and over all runs that beg
 import hashlib
 import os
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import distributions, version
@@ -20,11 +20,13 @@ from torch import Tensor
 
 from fttune.data import ArrayCache, Part, Rows, Spec, Stored, in_memory
 from fttune.models import Backbone
+from fttune.training.folding import folded
 
 Array = npt.NDArray[Any]
 Obtain = Callable[[Mapping[str, Spec], Callable[[Rows], None]], Mapping[str, Stored]]
 
 BATCH = 64
+TIMED = 4  # images: enough to tell cheap stages from dear ones
 MEMORY_SHARE = 0.25  # of the machine's
 DEVICE_SHARE = 0.5  # of what is free
 _FORMAT = "fttune-activations-1"
@@ -50,15 +52,6 @@ class Prefix:
     @cached_property
     def _content(self) -> str:
         return f"{_FORMAT} {_versions()} {self.key}"
-
-    def pieces(self, x: Tensor, begin: int, numbers: Sequence[int]) -> dict[int, Tensor]:
-        """Return what x, which has passed `begin` stages, is at some boundaries. The model is in evaluation mode."""
-        pieces = {}
-        for number in numbers:
-            for stage in self.backbone.cut.stages[begin:number]:
-                x = self.backbone.run_stage(stage.name, x)
-            pieces[number], begin = x, number
-        return pieces
 
 
 @dataclass(frozen=True)
@@ -110,15 +103,16 @@ class Activations:
             return nearest
         prefix.backbone.module.eval()
         with torch.no_grad():
-            self._compute(_Pass(prefix, part, nearest), boundary)
+            self._compute(_Pass(boundary, prefix, part, nearest))
         return self._nearest(prefix, part, boundary)
 
     def _nearest(self, prefix: Prefix, part: Part, boundary: int) -> Kept | None:
         found = (self._kept.get(prefix.array_key(part, number)) for number in range(boundary, 0, -1))
         return next((kept for kept in found if kept is not None), None)
 
-    def _compute(self, way: "_Pass", boundary: int) -> None:
-        """Compute and keep what is worth it on the way to a boundary: on disk, or in memory where that has no room."""
+    def _compute(self, way: "_Pass") -> None:
+        """Compute and keep what is worth it on a pass: on disk, or in memory where that has no room."""
+        boundary = way.last
         if self._arrays is None and not self._memory:
             return
         offers = way.offers({number for number in (*self.wanted, boundary) if way.begin < number <= boundary})
@@ -136,7 +130,7 @@ class Activations:
 
 @dataclass(frozen=True)
 class _Offer:
-    """What keeping activations takes and gives: one row of them, the size of all, the seconds to make a batch."""
+    """What keeping activations takes and gives: one row of them, the size of all, the seconds to make a few."""
 
     row: Tensor
     nbytes: int
@@ -145,11 +139,20 @@ class _Offer:
 
 @dataclass(frozen=True)
 class _Pass:
-    """A pass of one split through the stages after those that are kept already."""
+    """A pass of one split through the stages up to `last`, after those of which activations are kept already."""
 
+    last: int
     prefix: Prefix
     part: Part
     nearest: Kept | None
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The model, or a faster one that computes the same; it is in evaluation mode."""
+        if self.prefix.device.type != "cpu":
+            return self.prefix.backbone
+        x, numbers = self.start(torch.arange(1)), [self.last]
+        return folded(self.prefix.backbone, lambda backbone: _pieces(backbone, x, self.begin, numbers)[self.last])
 
     @property
     def begin(self) -> int:
@@ -162,9 +165,9 @@ class _Pass:
     def offers(self, numbers: Iterable[int]) -> dict[int, _Offer]:
         """Return what each boundary offers, from one batch."""
         samples, begin, offers = len(self.part.labels), self.begin, {}
-        x, started = self.start(torch.arange(min(BATCH, samples))), time.perf_counter()
+        x, started = self.start(torch.arange(min(TIMED, samples))), time.perf_counter()
         for number in sorted(numbers):
-            x = self.prefix.pieces(x, begin, [number])[number]
+            x = _pieces(self.backbone, x, begin, [number])[number]
             begin, seconds = number, time.perf_counter() - started
             offers[number] = _Offer(x[:1], samples * x[:1].nbytes, seconds)
         return offers
@@ -177,11 +180,21 @@ class _Pass:
 
         def fill(rows: Rows) -> None:
             for batch in torch.split(torch.arange(samples), BATCH):
-                for number, piece in self.prefix.pieces(self.start(batch), self.begin, sorted(chosen)).items():
+                for number, piece in _pieces(self.backbone, self.start(batch), self.begin, sorted(chosen)).items():
                     rows.append(keys[number], _numpy(piece))
 
         stored = obtain(specs, fill) if specs else {}
         return {key: _kept(n, chosen[n].row.dtype, stored[key].array, self.prefix.device) for n, key in keys.items()}
+
+
+def _pieces(backbone: Backbone, x: Tensor, begin: int, numbers: Iterable[int]) -> dict[int, Tensor]:
+    """Return what x, which has passed `begin` stages, is at some boundaries."""
+    pieces = {}
+    for number in numbers:
+        for stage in backbone.cut.stages[begin:number]:
+            x = backbone.run_stage(stage.name, x)
+        pieces[number], begin = x, number
+    return pieces
 
 
 def _fitting(offers: Mapping[int, _Offer], room: int) -> dict[int, _Offer]:

@@ -7,12 +7,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fttune.models import Weights
+from fttune.models import Weights, build_backbone
 from fttune.models.cifar_resnet import CifarResNet8
 from fttune.training import Inputs, fine_tune
 from fttune.training.cohort import plan
 from fttune.training.events import EpochEnded
 from fttune.training.fine_tune import FineTuneResult, finish
+from fttune.training.folding import folded
 
 CLOCKED = ("step_seconds", "epoch_seconds")
 
@@ -112,3 +113,21 @@ def _acting(fields: dict) -> dict:
     if fields.get("optimizer__nesterov"):
         return {**fields, "optimizer__momentum": fields["optimizer__momentum"] or 0.5}
     return fields
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "densenet121", "googlenet", "vit_b_16"])
+def test_a_folded_model_computes_the_same_and_the_model_itself_is_as_before(name):
+    backbone = build_backbone(name, Weights(None, "none"), classes=("a", "b"), seed=0)
+    backbone.module.double().eval()
+    for norm in (m for m in backbone.module.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        norm.running_mean.uniform_(-0.2, 0.2)
+        norm.running_var.uniform_(0.5, 2.0)
+    before = {key: tensor.clone() for key, tensor in backbone.module.state_dict().items()}
+    side = 224 if name == "vit_b_16" else 64
+    images = torch.randn(2, 3, side, side, dtype=torch.float64)
+    with torch.no_grad():
+        fast = folded(backbone, lambda one: one.outputs(images).logits)
+        assert torch.allclose(fast.module(images), backbone.module(images), rtol=1e-9, atol=1e-9)
+    norms = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in b.module.modules()) for b in (fast, backbone)]
+    assert norms[0] < norms[1] or name == "vit_b_16"
+    assert all(torch.equal(tensor, before[key]) for key, tensor in backbone.module.state_dict().items())

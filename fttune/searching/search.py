@@ -15,7 +15,6 @@ from fttune.config import Study
 from fttune.config.distributions import encoded
 from fttune.errors import TooManyFailures
 from fttune.searching.history import History
-from fttune.searching.memory import WriteThrough
 from fttune.searching.samplers import sampler_for
 from fttune.searching.store import FACTS, TrialFacts, facts_of
 
@@ -134,9 +133,7 @@ def _proposing(study: Study, stored: optuna.Study, history: History, number: int
     What is asked within is stored at the end, at once.
     """
     stored.sampler = sampler_for(study, number, at_random=history.repeats(number) > MAX_REPEATS)
-    memory = stored._storage
-    assert isinstance(memory, WriteThrough), "studies come from open_study"
-    with memory.asking(history.seen(number)):
+    with history.memory.asking(history.seen(number)):
         yield
 
 
@@ -209,7 +206,7 @@ def _tell(trial: Trial, outcome: Outcome) -> None:
     else:
         if outcome.state == "diverged":
             # Optuna gives a pruned trial its last report as value; a NaN there leaves it without one, as it should be.
-            last = trial.study.get_trials(deepcopy=False)[trial.number].last_step
+            last = trial.storage.get_trial(trial._trial_id).last_step
             if last is not None:
                 trial.report(math.nan, step=last + 1)
         trial.study.tell(trial, state=TrialState.PRUNED)
@@ -222,7 +219,7 @@ def _pruning(study: Study, trial: Trial) -> Callable[[int, float], bool]:
     """
     if study.pruner.type == "none":
         return lambda *_: False
-    frozen = trial.study.get_trials(deepcopy=False)[trial.number]
+    frozen = trial.storage.get_trial(trial._trial_id)
     reported = frozen.last_step or 0
     pruned_at = frozen.user_attrs.get(PRUNED_AT)
 

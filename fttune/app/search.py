@@ -1,15 +1,14 @@
 """A study from its file to its winner: the only place where Optuna's trials and MLflow's runs meet."""
 
 import json
-from collections.abc import Callable, Hashable
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fttune import searching
 from fttune.app.provenance import provenance
 from fttune.app.session import Display, Session, delivered_on_interruption, open_session
-from fttune.app.train import prepare_in, result_metrics
+from fttune.app.train import prepare_in
+from fttune.app.trials import Trials, inputs_key
 from fttune.config import Experiment, Study
 from fttune.config.depth import DEPTH, resolved_depth
 from fttune.config.distributions import Categorical
@@ -17,21 +16,14 @@ from fttune.config.experiment import flatten
 from fttune.config.fingerprint import Identity, differences, digest, study_identity
 from fttune.config.known import backbones
 from fttune.config.workspace import Workspace
-from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
+from fttune.errors import BadInput, FttuneError, Interrupted
 from fttune.searching import Asked, Outcome
 from fttune.training import (
-    CheckpointFolder,
-    FineTuneResult,
-    Inputs,
-    Training,
     check_recipe,
     choose_device,
-    cohort_key,
-    finish,
     library_versions,
-    plan,
 )
-from fttune.training.events import STUDY_ID, EpochEnded, ModelSaved, RunClosed, RunOpened, StudyProgress
+from fttune.training.events import STUDY_ID, ModelSaved, RunClosed, RunOpened, StudyProgress
 
 if TYPE_CHECKING:
     import optuna
@@ -74,7 +66,9 @@ def search(
             if _is_closed(study, stored):
                 session.notice(stored.study_name, f"study {stored.study_name} is finished: nothing to do")
             else:
-                _Search(study, session, stored, {_inputs_key(study.experiment): inputs}).run(identity)
+                own = {inputs_key(study.experiment): inputs}
+                trials = Trials(study, session, stored.study_name, str(stored.user_attrs[searching.ID]), own)
+                _Search(study, session, stored, trials).run(identity)
     return stored
 
 
@@ -121,25 +115,23 @@ def _compare_stores(session: Session, study: Study, stored: "optuna.Study") -> N
 class _Search:
     """One invocation's search.
 
-    `inputs` keeps the images and weights that trials share, `begins` the trainings of planned cohorts. `done` and
-    `best` are what people are told of the trials so far: counted from one trial to the next, for a look at all of them
-    after each costs more than a trial in a long study.
+    `done` and `best` are what people are told of the trials so far: counted from one trial to the next, for a look at
+    all of them after each costs more than a trial in a long study.
     """
 
     study: Study
     session: Session
     stored: "optuna.Study"
-    inputs: dict[str, Inputs] = field(default_factory=dict)
+    trials: Trials
     done: int = 0
     best: float | None = None
-    begins: dict[int, Callable[[], Training]] = field(default_factory=dict)
 
     def run(self, identity: Identity) -> None:
         parent, name = self.stored.study_name, self.study.experiment.name
         tags = {"fttune.kind": "study", "fttune.study": parent, "fttune.fingerprint": digest(identity)}
-        tags |= {STUDY_ID: self._id}
+        tags |= {STUDY_ID: self.trials.id}
         tags |= {"fttune.budget": self.study.budget.model_dump_json()}
-        tags |= provenance(self.session.workspace.root, next(iter(self.inputs.values())))
+        tags |= provenance(self.session.workspace.root, next(iter(self.trials.inputs.values())))
         closed = RunClosed("failed", {"fttune.cause": "an unexpected error"})
         try:
             self.session.log.append(parent, RunOpened(parent, name, params=_about(self.study), tags=tags, reopen=True))
@@ -151,8 +143,8 @@ class _Search:
                 self.study,
                 self.stored,
                 searching.Inline(self._trial),
-                together=self._together,
-                abandon=self._abandon,
+                together=self.trials.together,
+                abandon=self.trials.abandon,
                 reuse=self._reuse,
             )
             best = searching.ranked(self.stored)
@@ -179,104 +171,13 @@ class _Search:
             self.session.notice(self.stored.study_name, text)
 
     def _trial(self, asked: Asked) -> Outcome:
-        """Run one trial as one MLflow run. All that it logged is stored before Optuna is told of its end."""
-        run = f"{self.stored.study_name}/{asked.number}"
-        values = dict(asked.values)
-        if (refusal := self.study.experiment.refusal(values)) is not None:
-            self._open(run, asked, flatten(values))
-            closed = RunClosed("failed", {"fttune.cause": refusal})
-            outcome = Outcome("failed", cause=refusal)
-        else:
-            outcome, closed = self._fine_tune(run, asked, self.study.experiment.replace(values))
-        self.session.log.append(run, closed)
-        self.session.deliver(run)
+        outcome = self.trials.run(asked)
         self._report_progress(outcome)
         return outcome
 
-    def _fine_tune(self, run: str, asked: Asked, experiment: Experiment) -> tuple[Outcome, RunClosed]:
-        try:
-            self._open(run, asked, experiment.params())
-            result = finish(
-                self._training(asked),
-                emit=lambda event: self.session.log.append(run, event),
-                prune=lambda ended: self._prune(asked, experiment, ended),
-                checkpoints=CheckpointFolder(self.session.files_of(run)),
-            )
-            return _outcome(result), RunClosed(result.state, metrics=result_metrics(experiment, result))
-        except (Interrupted, KeyboardInterrupt):
-            self.session.log.append(run, RunClosed("interrupted"))
-            raise
-        except Diverged as error:
-            return Outcome("diverged", cause=str(error)), RunClosed("diverged", {"fttune.cause": "diverged"})
-        except Exception as error:  # noqa: BLE001 (the trial boundary: the cause is recorded, the search goes on)
-            cause = str(error) if isinstance(error, FttuneError) else f"{type(error).__name__}: {error}"
-            return Outcome("failed", cause=cause), RunClosed("failed", {"fttune.cause": cause})
-
-    def _together(self, asked: Asked) -> Hashable:
-        """Return what trials agree on that can train together."""
-        if self.study.experiment.refusal(dict(asked.values)) is None:
-            experiment = self.study.experiment.replace(asked.values)
-            with suppress(FttuneError):  # it will be the outcome when the trial runs
-                if (key := cohort_key(experiment, self._inputs_of(experiment).stages(experiment))) is not None:
-                    return _inputs_key(experiment), key
-        return asked.number
-
-    def _training(self, asked: Asked) -> Training:
-        """Begin a trial's training; the first of a cohort makes the plan for all that are still to run."""
-        if asked.number not in self.begins:
-            cohort = [one for one in asked.cohort if one.number >= asked.number]
-            experiments = [self.study.experiment.replace(one.values) for one in cohort]
-            begins = plan(experiments, self._inputs_of(experiments[0]), monitor=self.study.metric)
-            self.begins = {one.number: begin for one, begin in zip(cohort, begins, strict=True)}
-        return self.begins.pop(asked.number)()
-
-    def _open(self, run: str, asked: Asked, params: dict[str, object]) -> None:
-        study = self.stored.study_name
-        tags = {"fttune.kind": "trial", "fttune.study": study, "fttune.trial": str(asked.number), STUDY_ID: self._id}
-        opened = RunOpened(
-            f"trial-{asked.number:04d}",
-            self.study.experiment.name,
-            parent=study,
-            params=params,
-            tags=tags,
-            reopen=asked.resumed,
-        )
-        self.session.log.append(run, opened)
-
-    @property
-    def _id(self) -> str:
-        """What tells this study's runs from those of another study of the same name on the same server."""
-        return str(self.stored.user_attrs[searching.ID])
-
-    def _abandon(self, asked: Asked, cause: str) -> None:
-        """Close the run of a trial that was asked and will not run."""
-        run = f"{self.stored.study_name}/{asked.number}"
-        self._open(run, asked, flatten(asked.values))
-        self.session.log.append(run, RunClosed("failed", {"fttune.cause": cause}))
-        self.session.deliver(run)
-
     def _reuse(self, asked: Asked, outcome: Outcome, twin: int) -> None:
-        """Log a trial that took over the value of another with the same recipe."""
-        run = f"{self.stored.study_name}/{asked.number}"
-        self._open(run, asked, self.study.experiment.replace(asked.values).params())
-        known = {"value": outcome.value, "best_epoch": outcome.best_epoch}
-        known |= {"trainable_parameters": outcome.trainable_parameters}
-        metrics = {name: float(value) for name, value in known.items() if value is not None}
-        self.session.log.append(run, RunClosed("complete", {"fttune.reused_from": str(twin)}, metrics))
-        self.session.deliver(run)
+        self.trials.reuse(asked, outcome, twin)
         self._report_progress(outcome)
-
-    def _prune(self, asked: Asked, experiment: Experiment, ended: EpochEnded) -> bool:
-        """Report the epoch; the last one ends the trial anyway, as complete."""
-        stop = asked.prune(ended.epoch, ended.metrics[self.study.metric])
-        return stop and ended.epoch < experiment.training.epochs
-
-    def _inputs_of(self, experiment: Experiment) -> Inputs:
-        key = _inputs_key(experiment)
-        if key not in self.inputs:
-            first = next(iter(self.inputs.values()))
-            self.inputs[key] = replace(prepare_in(self.session, experiment), on_device=first.on_device)
-        return self.inputs[key]
 
     def _report_progress(self, outcome: Outcome | None = None) -> None:
         if outcome is not None:
@@ -288,7 +189,7 @@ class _Search:
     def _crown(self, best: "optuna.trial.FrozenTrial") -> RunClosed:
         """Log the best trial's model on the parent run."""
         parent, experiment = self.stored.study_name, self.study.recipe(best.params)
-        run = {"fttune.run": f"{parent}/{best.number}", STUDY_ID: self._id}
+        run = {"fttune.run": f"{parent}/{best.number}", STUDY_ID: self.trials.id}
         checkpoint = self.session.uploader.ask(lambda store: store.find_checkpoint(experiment.name, run))
         if checkpoint is None:
             text = f"the checkpoint of the best trial, {best.number}, is not in MLflow, so its model is not logged"
@@ -302,14 +203,9 @@ class _Search:
     def _remember_closed(self, best: "list[optuna.trial.FrozenTrial]") -> None:
         runs = [f"{self.stored.study_name}/{trial.number}" for trial in best[:COMPARED_RUNS]]
         name = self.study.experiment.name
-        path = self.session.uploader.ask(lambda store: store.comparison(name, runs, {STUDY_ID: self._id}))
+        path = self.session.uploader.ask(lambda store: store.comparison(name, runs, {STUDY_ID: self.trials.id}))
         closed = {"trials": searching.counted(self.stored), "compare": path}
         self.stored.set_user_attr(CLOSED, json.dumps(closed))
-
-
-def _outcome(result: FineTuneResult) -> Outcome:
-    value = result.value if result.state == "complete" else None
-    return Outcome(result.state, value, result.trainable_parameters, result.best_epoch)
 
 
 def _about(study: Study) -> dict[str, object]:
@@ -317,8 +213,3 @@ def _about(study: Study) -> dict[str, object]:
     own = study.model_dump(include={"metric", "direction", "batch", "sampler", "pruner"})
     space = {f"space.{name}": d.model_dump_json(exclude_defaults=True) for name, d in study.space.items()}
     return {**flatten(own), **space, **study.experiment.params()}
-
-
-def _inputs_key(experiment: Experiment) -> str:
-    """Return what decides about images and weights, and nothing else of the recipe."""
-    return experiment.model_dump_json(include={"data", "backbone"})

@@ -33,10 +33,11 @@ class Session:
         """Return the folder in which a run's files wait for the uploader."""
         return self.workspace.cache / "runs" / run
 
-    def deliver(self, run: str) -> None:
-        """Wait until all is stored, and drop the run's files that were waiting for it. Raises TrackingFailed."""
+    def deliver(self, *runs: str) -> None:
+        """Wait until all is stored, and drop the runs' files that were waiting for it. Raises TrackingFailed."""
         self.uploader.flush()
-        shutil.rmtree(self.files_of(run), ignore_errors=True)
+        for run in runs:
+            shutil.rmtree(self.files_of(run), ignore_errors=True)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ trials a sampler sees in a long study.
 """
 
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from fttune.config import Study
 from fttune.config.distributions import Scalar
 from fttune.config.recipe import trial_digest
+from fttune.searching.memory import WriteThrough
 from fttune.searching.samplers import seen_by
 from fttune.searching.store import COUNTED, facts_of
 
@@ -28,7 +29,9 @@ class History:
     """
 
     def __init__(self, study: Study, stored: optuna.Study) -> None:
-        self._study, self._stored = study, stored
+        memory = stored._storage
+        assert isinstance(memory, WriteThrough), "studies come from open_study"
+        self._study, self.memory = study, memory
         self._size = 0
         self._unfinished: dict[int, FrozenTrial] = {}
         self._counted = 0
@@ -78,7 +81,7 @@ class History:
         self._update()
         digest = self.recipe(trial)
         number = None if digest is None else self._first_with.get(digest)
-        return None if number is None else self._trials()[number]
+        return None if number is None else self.memory.get_trial(number)
 
     def repeats(self, number: int) -> int:
         """Return how many trials in a row just before `number` were proposals of a recipe that was there already.
@@ -86,13 +89,12 @@ class History:
         A recipe is there when an earlier trial is complete, or will run before: both are known again after a restart.
         """
         self._update()
-        trials = self._trials()
-        while self._repeats.size < number and trials[self._repeats.size].state.is_finished():
-            self._repeats.add(trials[self._repeats.size], self._recipe_of(trials[self._repeats.size]))
-        further = self._repeats.copy()
-        for trial in trials[further.size : number]:
-            further.add(trial, self._recipe_of(trial))
-        return further.in_a_row
+        walk = self._repeats
+        for trial in map(self.memory.get_trial, range(walk.size, number)):
+            if not trial.state.is_finished() and walk is self._repeats:
+                walk = walk.branch()  # what follows may still change
+            walk.add(trial, self._recipe_of(trial))
+        return walk.in_a_row
 
     def next_grid_point(self) -> dict[str, Scalar] | None:
         """Return the first baseline or point that no trial has, a failed one's again. None while one is waiting."""
@@ -112,23 +114,19 @@ class History:
         kept = sorted(islice(older, best))
         return lambda trials: [*(trials[rank] for rank in kept), *trials[first:]]
 
-    def _trials(self) -> list[FrozenTrial]:
-        return self._stored.get_trials(deepcopy=False)
-
     def _waiting(self) -> list[int]:
         self._update()
         return [number for number, trial in self._unfinished.items() if trial.state is TrialState.WAITING]
 
     def _update(self) -> None:
-        trials = self._trials()
-        numbers = [*self._unfinished, *range(self._size, len(trials))]
-        self._size = len(trials)
-        for number in numbers:
-            if trials[number].state.is_finished():
-                self._unfinished.pop(number, None)
-                self._take(trials[number])
+        numbers = [*self._unfinished, *range(self._size, self.memory.size)]
+        self._size = self.memory.size
+        for trial in map(self.memory.get_trial, numbers):
+            if trial.state.is_finished():
+                self._unfinished.pop(trial.number, None)
+                self._take(trial)
             else:
-                self._unfinished[number] = trials[number]
+                self._unfinished[trial.number] = trial
 
     def _take(self, trial: FrozenTrial) -> None:
         """Take in a trial that has ended."""
@@ -157,19 +155,23 @@ class History:
 
 @dataclass
 class _Repeats:
-    """A walk over the first `size` trials: how many repeats stand at its end, and which recipes are there."""
+    """A walk over the first `size` trials: how many repeats stand at its end, and which recipes are there.
+
+    `before` are those of the walk that it branched off.
+    """
 
     size: int = 0
     in_a_row: int = 0
     there: set[str] = field(default_factory=set)
+    before: Set[str] = frozenset()
 
-    def copy(self) -> "_Repeats":
-        return _Repeats(self.size, self.in_a_row, set(self.there))
+    def branch(self) -> "_Repeats":
+        return _Repeats(self.size, self.in_a_row, before=self.there)
 
     def add(self, trial: FrozenTrial, recipe: str | None) -> None:
         self.size += 1
         if trial.state not in (*COUNTED, TrialState.RUNNING):
             return
-        self.in_a_row = self.in_a_row + 1 if recipe in self.there else 0
+        self.in_a_row = self.in_a_row + 1 if recipe in self.there or recipe in self.before else 0
         if recipe is not None and trial.state is not TrialState.PRUNED:
             self.there.add(recipe)

@@ -35,6 +35,11 @@ class WriteThrough(InMemoryStorage):
             super().create_new_trial(study, trial)
             self._durable_ids.append(trial._trial_id)
 
+    @property
+    def size(self) -> int:
+        """How many trials there are; their ids are 0 .. size - 1."""
+        return len(self._trial_id_to_study_id_and_number)
+
     @contextmanager
     def asking(self, seen: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> Iterator[None]:
         """Ask one trial: whoever wants all trials sees those that `seen` picks, and a new one is stored at the end.
@@ -71,13 +76,19 @@ class WriteThrough(InMemoryStorage):
     def _store_new(self, trial: FrozenTrial | None) -> None:
         durable_id = self._durable.create_new_trial(self._durable_study, trial)
         number = len(self._durable_ids)
-        if self._durable.get_trial_id_from_study_id_trial_number(self._durable_study, number) != durable_id:
+        if not self._follows(durable_id, number):
             name = self._durable.get_study_name_from_id(self._durable_study)
             raise StoreError(
                 f"study {name}: another program stored trial {number} while this search ran; "
                 "only one may write to a study: start the search again, alone"
             )
         self._durable_ids.append(durable_id)
+
+    def _follows(self, durable_id: int, number: int) -> bool:
+        """Return whether a new trial got its number in the database too."""
+        if self._durable_ids and durable_id == self._durable_ids[-1] + 1:
+            return True  # no trial of any study was added between, so there is no need to ask
+        return self._durable.get_trial_id_from_study_id_trial_number(self._durable_study, number) == durable_id
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution

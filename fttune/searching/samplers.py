@@ -10,7 +10,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from fttune.config import Study
 from fttune.config import study as config
 
-SEEN = 900, 100  # TPE proposes from 1,000 trials in 15-20 ms, from 10,000 in 100 ms or more
+SEEN = 500, 100  # TPE proposes from 600 trials in about 12 ms, from 10,000 in 100 ms or more
 SEEN_BY_GP = 200, 50  # its work grows with the cube
 
 

@@ -16,7 +16,6 @@ from fttune.config.distributions import encoded
 from fttune.errors import TooManyFailures
 from fttune.searching.executors import Asked, Executor, Handle, Outcome
 from fttune.searching.history import History
-from fttune.searching.memory import WriteThrough
 from fttune.searching.samplers import sampler_for
 from fttune.searching.store import FACTS, TrialFacts, facts_of
 
@@ -77,7 +76,10 @@ def _outcomes(
 ) -> Iterator[tuple[Trial, Outcome]]:
     """Run a block; yield its trials in the order of their numbers, each once it has been told."""
     asked = {t.number: Asked(t.number, resumed, study.values(t.params), _pruning(study, t)) for t, resumed in block}
-    for cohort in _cohorts(asked.values(), together):
+    # A recipe that is there already, or will be, does not train: it takes no part in a cohort.
+    first_with = {history.recipe(t): t.number for t, _ in reversed(block)}
+    alone = {t.number for t, _ in block if history.twin(t) or first_with[history.recipe(t)] != t.number}
+    for cohort in _cohorts(asked.values(), lambda one: one.number if one.number in alone else together(one)):
         executor.submit(cohort, attempt=1)
     events = executor.events()
     early: dict[int, Outcome] = {}
@@ -139,9 +141,7 @@ def _proposing(study: Study, stored: optuna.Study, history: History, number: int
     What is asked within is stored at the end, at once.
     """
     stored.sampler = sampler_for(study, number, at_random=history.repeats(number) > MAX_REPEATS)
-    memory = stored._storage
-    assert isinstance(memory, WriteThrough), "studies come from open_study"
-    with memory.asking(history.seen(number)):
+    with history.memory.asking(history.seen(number)):
         yield
 
 
@@ -213,7 +213,7 @@ def _tell(trial: Trial, outcome: Outcome) -> None:
     else:
         if outcome.state == "diverged":
             # Optuna gives a pruned trial its last report as value; a NaN there leaves it without one, as it should be.
-            last = trial.study.get_trials(deepcopy=False)[trial.number].last_step
+            last = trial.storage.get_trial(trial._trial_id).last_step
             if last is not None:
                 trial.report(math.nan, step=last + 1)
         trial.study.tell(trial, state=TrialState.PRUNED)
@@ -226,7 +226,7 @@ def _pruning(study: Study, trial: Trial) -> Callable[[int, float], bool]:
     """
     if study.pruner.type == "none":
         return lambda *_: False
-    frozen = trial.study.get_trials(deepcopy=False)[trial.number]
+    frozen = trial.storage.get_trial(trial._trial_id)
     reported = frozen.last_step or 0
     pruned_at = frozen.user_attrs.get(PRUNED_AT)
 

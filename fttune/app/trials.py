@@ -1,0 +1,200 @@
+"""A study's trials, each as one run in MLflow: opened, trained, logged, closed. Knows neither Optuna nor the budget."""
+
+import os
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from fttune.app.session import Session
+from fttune.app.train import prepare_in, result_metrics
+from fttune.config import Experiment, Study
+from fttune.config.experiment import flatten
+from fttune.errors import Diverged, FttuneError, Interrupted
+from fttune.searching import Asked, Outcome
+from fttune.training import CheckpointFolder, FineTuneResult, Inputs, Training, cohort_key, finish, plan
+from fttune.training.events import STUDY_ID, EpochEnded, Event, RunClosed, RunOpened
+
+Emit = Callable[[Event], None]
+WRITERS = min(4, os.cpu_count() or 1)  # of a cohort's checkpoints, side by side
+
+
+@dataclass
+class Trials:
+    """The trials of one generation of a study, called `name` in the stores, `id` its own there.
+
+    `inputs` keeps the images and weights that trials share, by what of a recipe decides about them.
+    """
+
+    study: Study
+    session: Session
+    name: str
+    id: str
+    inputs: dict[str, Inputs]
+    _begins: dict[int, Callable[[], Training]] = field(default_factory=dict)
+    _ended: dict[int, Outcome] = field(default_factory=dict)
+
+    def run(self, asked: Asked) -> Outcome:
+        """Run one trial. All that it logged is stored before this returns.
+
+        Without a pruner nothing has to be decided between a cohort's trials: the first runs all that are left of it.
+        """
+        if asked.number not in self._ended:
+            together = self.study.pruner.type == "none" and len(asked.cohort) > 1
+            self._ended |= self._run_together(_rest(asked)) if together else {asked.number: self._run_alone(asked)}
+        return self._ended.pop(asked.number)
+
+    def together(self, asked: Asked) -> Hashable:
+        """Return what trials agree on that can train together."""
+        if (experiment := self._recipe(asked)) is not None:
+            with suppress(FttuneError):  # it will be the outcome when the trial runs
+                if (key := cohort_key(experiment, self._inputs_of(experiment).stages(experiment))) is not None:
+                    return inputs_key(experiment), key
+        return asked.number
+
+    def abandon(self, asked: Asked, cause: str) -> None:
+        """Close the run of a trial that was asked and will not run."""
+        self._open(asked, flatten(asked.values))
+        self._log(asked, RunClosed("failed", {"fttune.cause": cause}))
+        self.session.deliver(self._key(asked))
+
+    def reuse(self, asked: Asked, outcome: Outcome, twin: int) -> None:
+        """Log a trial that took over the value of another with the same recipe."""
+        self._open(asked, self.study.experiment.replace(asked.values).params())
+        known = {"value": outcome.value, "best_epoch": outcome.best_epoch}
+        known |= {"trainable_parameters": outcome.trainable_parameters}
+        metrics = {name: float(value) for name, value in known.items() if value is not None}
+        self._log(asked, RunClosed("complete", {"fttune.reused_from": str(twin)}, metrics))
+        self.session.deliver(self._key(asked))
+
+    def _run_alone(self, asked: Asked) -> Outcome:
+        with self._closed_when_interrupted([asked]):
+            self._open(asked, self._params(asked))
+            outcome, closed = self._finished(
+                asked, lambda: self._training(asked), lambda event: self._log(asked, event)
+            )
+        self._log(asked, closed)
+        self.session.deliver(self._key(asked))
+        return outcome
+
+    def _run_together(self, cohort: Sequence[Asked]) -> dict[int, Outcome]:
+        """Run trials that train as one. What each logs comes in one piece, which is one request to MLflow."""
+        logged: dict[int, list[Event]] = {one.number: [] for one in cohort}
+        with self._closed_when_interrupted(cohort), ThreadPoolExecutor(WRITERS) as pool:
+            for one in cohort:
+                self._open(one, self._params(one))
+            begun = [_begun(partial(self._training, one)) for one in cohort]  # here: torch's threads are the caller's
+            ended = list(pool.map(self._finished, cohort, begun, (logged[one.number].append for one in cohort)))
+        for one, (_, closed) in zip(cohort, ended, strict=True):
+            for event in (*logged[one.number], closed):
+                self._log(one, event)
+        self.session.deliver(*map(self._key, cohort))
+        return {one.number: outcome for one, (outcome, _) in zip(cohort, ended, strict=True)}
+
+    def _finished(self, asked: Asked, begin: Callable[[], Training], emit: Emit) -> tuple[Outcome, RunClosed]:
+        """Train a trial to its end; its failure is an outcome."""
+        try:
+            if (refusal := self.study.experiment.refusal(dict(asked.values))) is not None:
+                return Outcome("failed", cause=refusal), RunClosed("failed", {"fttune.cause": refusal})
+            experiment = self.study.experiment.replace(asked.values)
+            result = finish(
+                begin(),
+                emit=emit,
+                prune=lambda ended: self._prune(asked, experiment, ended),
+                checkpoints=CheckpointFolder(self.session.files_of(self._key(asked))),
+            )
+            return _outcome(result), RunClosed(result.state, metrics=result_metrics(experiment, result))
+        except (Interrupted, KeyboardInterrupt):
+            raise
+        except Diverged as error:
+            return Outcome("diverged", cause=str(error)), RunClosed("diverged", {"fttune.cause": "diverged"})
+        except Exception as error:  # noqa: BLE001 (the trial boundary: the cause is recorded, the search goes on)
+            cause = str(error) if isinstance(error, FttuneError) else f"{type(error).__name__}: {error}"
+            return Outcome("failed", cause=cause), RunClosed("failed", {"fttune.cause": cause})
+
+    def _prune(self, asked: Asked, experiment: Experiment, ended: EpochEnded) -> bool:
+        """Report the epoch; the last one ends the trial anyway, as complete."""
+        stop = asked.prune(ended.epoch, ended.metrics[self.study.metric])
+        return stop and ended.epoch < experiment.training.epochs
+
+    def _training(self, asked: Asked) -> Training:
+        """Begin a trial's training; the first of a cohort makes the plan for all that are still to run."""
+        if asked.number not in self._begins:
+            cohort = _rest(asked)
+            experiments = [self.study.experiment.replace(one.values) for one in cohort]
+            begins = plan(experiments, self._inputs_of(experiments[0]), monitor=self.study.metric)
+            self._begins = {one.number: begin for one, begin in zip(cohort, begins, strict=True)}
+        return self._begins.pop(asked.number)()
+
+    def _recipe(self, asked: Asked) -> Experiment | None:
+        """Return the recipe of a trial, None when its values make none."""
+        values = dict(asked.values)
+        return self.study.experiment.replace(values) if self.study.experiment.refusal(values) is None else None
+
+    def _params(self, asked: Asked) -> dict[str, object]:
+        recipe = self._recipe(asked)
+        return flatten(dict(asked.values)) if recipe is None else recipe.params()
+
+    def _inputs_of(self, experiment: Experiment) -> Inputs:
+        key = inputs_key(experiment)
+        if key not in self.inputs:
+            first = next(iter(self.inputs.values()))
+            self.inputs[key] = replace(prepare_in(self.session, experiment), on_device=first.on_device)
+        return self.inputs[key]
+
+    def _open(self, asked: Asked, params: dict[str, object]) -> None:
+        tags = {"fttune.kind": "trial", "fttune.study": self.name, "fttune.trial": str(asked.number), STUDY_ID: self.id}
+        opened = RunOpened(
+            f"trial-{asked.number:04d}",
+            self.study.experiment.name,
+            parent=self.name,
+            params=params,
+            tags=tags,
+            reopen=asked.resumed,
+        )
+        self._log(asked, opened)
+
+    @contextmanager
+    def _closed_when_interrupted(self, trials: Sequence[Asked]) -> Iterator[None]:
+        try:
+            yield
+        except (Interrupted, KeyboardInterrupt):
+            for asked in trials:
+                self._log(asked, RunClosed("interrupted"))
+            raise
+
+    def _log(self, asked: Asked, event: Event) -> None:
+        self.session.log.append(self._key(asked), event)
+
+    def _key(self, asked: Asked) -> str:
+        return f"{self.name}/{asked.number}"
+
+
+def inputs_key(experiment: Experiment) -> str:
+    """Return what decides about images and weights, and nothing else of a recipe."""
+    return experiment.model_dump_json(include={"data", "backbone"})
+
+
+def _rest(asked: Asked) -> list[Asked]:
+    """Return a trial and those of its cohort that come after it."""
+    return [one for one in asked.cohort if one.number >= asked.number] or [asked]
+
+
+def _begun(begin: Callable[[], Training]) -> Callable[[], Training]:
+    """Begin a training now; return what gives it, or raises what beginning it raised."""
+    try:
+        training = begin()
+    except Exception as error:  # noqa: BLE001 (raised again within the trial's boundary)
+        failure = error
+
+        def fail() -> Training:
+            raise failure
+
+        return fail
+    return lambda: training
+
+
+def _outcome(result: FineTuneResult) -> Outcome:
+    value = result.value if result.state == "complete" else None
+    return Outcome(result.state, value, result.trainable_parameters, result.best_epoch)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from fttune.app.session import Session
 from fttune.app.train import prepare_in, result_metrics
@@ -84,7 +83,7 @@ class Trials:
         with self._closed_when_interrupted(cohort), ThreadPoolExecutor(WRITERS) as pool:
             for one in cohort:
                 self._open(one, self._params(one))
-            begun = [_begun(partial(self._training, one)) for one in cohort]  # here: torch's threads are the caller's
+            begun = [_begun(begin) for begin in self._plan(cohort)]  # in this thread, as torch's own threads are its
             ended = list(pool.map(self._finished, cohort, begun, (logged[one.number].append for one in cohort)))
         for one, (_, closed) in zip(cohort, ended, strict=True):
             for event in (*logged[one.number], closed):
@@ -122,10 +121,12 @@ class Trials:
         """Begin a trial's training; the first of a cohort makes the plan for all that are still to run."""
         if asked.number not in self._begins:
             cohort = _rest(asked)
-            experiments = [self.study.experiment.replace(one.values) for one in cohort]
-            begins = plan(experiments, self._inputs_of(experiments[0]), monitor=self.study.metric)
-            self._begins = {one.number: begin for one, begin in zip(cohort, begins, strict=True)}
+            self._begins = {one.number: begin for one, begin in zip(cohort, self._plan(cohort), strict=True)}
         return self._begins.pop(asked.number)()
+
+    def _plan(self, cohort: Sequence[Asked]) -> list[Callable[[], Training]]:
+        experiments = [self.study.experiment.replace(one.values) for one in cohort]
+        return plan(experiments, self._inputs_of(experiments[0]), monitor=self.study.metric)
 
     def _recipe(self, asked: Asked) -> Experiment | None:
         """Return the recipe of a trial, None when its values make none."""

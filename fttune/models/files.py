@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fttune.errors import WeightsError
-from fttune.files import write_atomically
+from fttune.files import replacing, write_atomically
 
 SCHEMA = 1
 # What a file that is no state dict makes torch and safetensors raise: a damaged pickle fails in almost any way.
@@ -99,9 +99,11 @@ def write_tensors(file: Path, state: Mapping[str, Tensor], sidecar: Mapping[str,
     The JSON with the sha256 comes last: a crash in between leaves a checkpoint that does not verify, never one
     that silently pairs new weights with old metadata.
     """
-    raw = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
-    sha256 = hashlib.sha256(raw).hexdigest()
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+    with replacing(file) as temporary:
+        safetensors.torch.save_file(tensors, temporary)
+        with temporary.open("rb") as content:
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     document = json.dumps({"schema": SCHEMA, **sidecar, "sha256": sha256}, indent=1)
-    write_atomically(file, lambda temporary: temporary.write_bytes(raw))
     write_atomically(file.with_suffix(".json"), lambda temporary: temporary.write_text(document, encoding="utf-8"))
     return sha256

@@ -197,6 +197,7 @@ class MlflowStore:
                     name="model",
                     input_example=example,
                     pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
+                    validate_serving_input=False,  # else MLflow loads the model and runs it, which takes seconds
                 )
         finally:
             mlflow.set_tracking_uri(before)

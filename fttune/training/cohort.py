@@ -22,7 +22,7 @@ from fttune.training.checkpoints import BestEpoch, Snapshot
 from fttune.training.events import EpochEnded
 from fttune.training.feeds import Feed, Feeds, feeds_of
 from fttune.training.gradients import TINY
-from fttune.training.heads import AdamW, HeadOptimizer, Heads, Sgd
+from fttune.training.heads import AdamW, HeadOptimizer, Heads, Sgd, along
 from fttune.training.inputs import Inputs
 from fttune.training.loop import EVALUATION_BATCH
 from fttune.training.metrics import classification_metrics, only_finite
@@ -155,6 +155,12 @@ class Cohort:
         return [resolve(experiment.freeze, stages, epochs=epochs) for experiment in self.experiments]
 
     @cached_property
+    def _begun(self) -> Tensor:
+        """Return the head's values as they are at first (C, D)."""
+        assert isinstance(self.run.head, nn.Linear), "asked before"
+        return Heads.copies(self.run.head, 1).values.detach()[0]
+
+    @cached_property
     def _heads(self) -> Heads:
         assert isinstance(self.run.head, nn.Linear), "asked before"
         return Heads.copies(self.run.head, len(self.experiments))
@@ -187,7 +193,7 @@ class Cohort:
     def snapshot(self, index: int, ended: EpochEnded) -> Snapshot:
         """Return the state of a member after an epoch."""
         path, heads = self.run.backbone.cut.head_path, self._after[ended.epoch - 1]
-        own = {f"{path}.{name}": t[index].cpu() for name, t in zip(("weight", "bias"), heads.tensors, strict=False)}
+        own = {f"{path}.{name}": tensor for name, tensor in heads.state(index).items()}
         names = self.run.backbone.module.state_dict().keys()
         return Snapshot(ended, {**{name: self.run.start[name] for name in names}, **own})
 
@@ -259,15 +265,13 @@ class Cohort:
         with torch.no_grad():
             for stage in self.run.backbone.cut.stages[feed.after :]:
                 x = self.run.backbone.run_stage(stage.name, x)
-        return x
+            return self._heads.seen(x)
 
     def _motion(self, squares: Tensor) -> list[Metrics]:
         """Return what an epoch did to each head, from the mean squared norm of its gradients (K,)."""
-        begun = [self.run.start[f"{self.run.backbone.cut.head_path}.{name}"] for name in ("weight", "bias")]
-        now, then = [t.detach() for t in self._heads.tensors], begun[: len(self._heads.tensors)]
-        moved = _norms([a - b for a, b in zip(now, then, strict=True)])
-        start = sum(t.square().sum() for t in then) ** 0.5
-        relative, drift = squares.sqrt() / _norms(now).clamp_min(TINY), moved / max(float(start), TINY)
+        now = self._heads.values.detach()
+        relative = squares.sqrt() / _norms(now).clamp_min(TINY)
+        drift = _norms(now - self._begun) / self._begun.norm().clamp_min(TINY)
         mask = float(stage_mask(self.run, (HEAD,)))
         return [
             {f"relative_grad_norm/{HEAD}": r, f"drift/{HEAD}": d, "stages_trained": mask}
@@ -280,27 +284,27 @@ class _Trainer:
 
     def __init__(self, experiments: Sequence[Experiment], heads: Heads) -> None:
         first, self._heads, self._limit = experiments[0].optimizer, heads, experiments[0].optimizer.clip_grad_norm
-        decay = heads.tensors[0].new_tensor([e.optimizer.weight_decay for e in experiments])
+        decay = heads.values.new_tensor([e.optimizer.weight_decay for e in experiments])
         self._optimizer: HeadOptimizer = AdamW(decay)
         if first.name == "sgd":
-            momentum = heads.tensors[0].new_tensor([e.optimizer.momentum or 0.0 for e in experiments])
+            momentum = heads.values.new_tensor([e.optimizer.momentum or 0.0 for e in experiments])
             self._optimizer = Sgd(momentum, decay, nesterov=first.nesterov)
 
     def step(self, losses: Tensor, lr: Tensor) -> Tensor:
         """Make one update for the losses (K,) at the rates (K,); return the gradients' squared norms (K,)."""
-        gradients = list(torch.autograd.grad(losses.sum(), self._heads.tensors))
+        (gradients,) = torch.autograd.grad(losses.sum(), [self._heads.values])
         norms = _norms(gradients)
         with torch.no_grad():
             if self._limit is not None:  # as torch.nn.utils.clip_grad_norm_
-                factor = (self._limit / (norms + 1e-6)).clamp_max(1.0)
-                gradients = [g * factor.view(-1, *(1,) * (g.ndim - 1)) for g in gradients]
-            self._optimizer.step(self._heads.tensors, gradients, lr)
+                gradients = gradients * along((self._limit / (norms + 1e-6)).clamp_max(1.0))
+            self._optimizer.step(self._heads.values, gradients, lr)
         return norms.square()
 
 
-def _norms(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the norm over tensors (K, ...) of each index (K,)."""
-    return torch.stack([t.flatten(1).square().sum(1) for t in tensors]).sum(0).sqrt()
+def _norms(heads: Tensor) -> Tensor:
+    """Return the norm of each head (K,)."""
+    norms: Tensor = torch.linalg.vector_norm(heads, dim=(1, 2))
+    return norms
 
 
 def _ended(epoch: int, watched: Metrics, others: Metrics) -> EpochEnded | Diverged:

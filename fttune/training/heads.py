@@ -1,9 +1,10 @@
 """Linear heads that train side by side: their logits, and the updates that torch's optimizers would make to each alone.
 
-K heads of C classes over D features are one matrix; every head has hyperparameters of its own, as vectors (K,).
+K heads of C classes over D features are one tensor (K, C, D), with a last column (D + 1) for the biases where they have
+any; every head has hyperparameters of its own, as vectors (K,).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,79 +17,85 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch's defaults for AdamW
 
 @dataclass(frozen=True)
 class Heads:
-    """`tensors` are the weights (K, C, D), and the biases (K, C) where the heads have any."""
+    """All weights, `values` (K, C, D or D + 1); `biased` says whether the last column is a bias."""
 
-    tensors: tuple[Tensor, ...]
+    values: Tensor
+    biased: bool
 
     @classmethod
     def copies(cls, layer: nn.Linear, count: int) -> "Heads":
-        """Return `count` copies of a layer."""
-        own = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-        return cls(tuple(t.detach().repeat(count, *(1,) * t.ndim).requires_grad_() for t in own))
+        """Return `count` copies of a layer, which train."""
+        weight, bias = layer.weight.detach(), layer.bias
+        whole = weight if bias is None else torch.cat([weight, bias.detach()[:, None]], 1)
+        return cls(whole.repeat(count, 1, 1).requires_grad_(), bias is not None)
 
-    def __len__(self) -> int:
-        return len(self.tensors[0])
+    def seen(self, x: Tensor) -> Tensor:
+        """Return features (B, D) as the heads multiply them: with a column of ones for the bias."""
+        return torch.cat([x, x.new_ones(len(x), 1)], 1) if self.biased else x
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the logits (B, K, C) of features (B, D), by one matrix product."""
-        weight, *bias = (tensor.flatten(0, 1) for tensor in self.tensors)  # (K * C, D), (K * C,)
-        return F.linear(x, weight, *bias).view(len(x), len(self), -1)
+        """Return the logits (B, K, C) of features as `seen`, by one matrix product."""
+        return F.linear(x, self.values.flatten(0, 1)).view(len(x), *self.values.shape[:2])
 
     def alone(self, index: int, x: Tensor) -> Tensor:
-        """Return the logits (B, C) of one head."""
-        return F.linear(x, *(tensor[index] for tensor in self.tensors))
+        """Return the logits (B, C) of one head, of features as `seen`."""
+        return F.linear(x, self.values[index])
 
     def clone(self) -> "Heads":
         """Return a copy that does not train."""
-        return Heads(tuple(tensor.detach().clone() for tensor in self.tensors))
+        return Heads(self.values.detach().clone(), self.biased)
+
+    def state(self, index: int) -> Mapping[str, Tensor]:
+        """Return the tensors of one head as its layer names them, on the CPU."""
+        own = self.values[index].detach().cpu()
+        return {"weight": own[:, :-1], "bias": own[:, -1]} if self.biased else {"weight": own}
 
 
 class HeadOptimizer(Protocol):
-    """Updates parameters (K, ...) from their gradients; `lr` (K,)."""
+    """Updates heads (K, C, D) in place from their gradients; `lr` (K,)."""
 
-    def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: Tensor) -> None: ...
+    def step(self, heads: Tensor, gradients: Tensor, lr: Tensor) -> None: ...
 
 
 class Sgd:
     """torch.optim.SGD for each head. `momentum` and `decay` are (K,)."""
 
     def __init__(self, momentum: Tensor, decay: Tensor, *, nesterov: bool) -> None:
-        self._momentum, self._decay, self._nesterov = momentum, decay, nesterov
-        self._buffers: list[Tensor] = []
+        self._momentum, self._decay, self._nesterov = along(momentum), along(decay), nesterov
+        self._buffer: Tensor | None = None
 
-    def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: Tensor) -> None:
-        """Make one update in place."""
-        along = [_along(self._momentum, p) for p in parameters]
-        directions = [g + _along(self._decay, p) * p for p, g in zip(parameters, gradients, strict=True)]
-        if not self._buffers:
-            self._buffers = [d.clone() for d in directions]
+    def step(self, heads: Tensor, gradients: Tensor, lr: Tensor) -> None:
+        """Make one update."""
+        direction = torch.addcmul(gradients, heads, self._decay)
+        if self._buffer is None:
+            self._buffer = direction.clone()
         else:
-            for buffer, momentum, d in zip(self._buffers, along, directions, strict=True):
-                buffer.mul_(momentum).add_(d)
-        for p, momentum, d, buffer in zip(parameters, along, directions, self._buffers, strict=True):
-            p.sub_(_along(lr, p) * (d + momentum * buffer if self._nesterov else buffer))
+            self._buffer.mul_(self._momentum).add_(direction)
+        if self._nesterov:
+            direction.addcmul_(self._buffer, self._momentum)
+        heads.addcmul_(direction if self._nesterov else self._buffer, along(lr), value=-1)
 
 
 class AdamW:
     """torch.optim.AdamW for each head (Loshchilov & Hutter, ICLR 2019). `decay` is (K,)."""
 
     def __init__(self, decay: Tensor) -> None:
-        self._decay, self._steps = decay, 0
-        self._moments: list[tuple[Tensor, Tensor]] = []
+        self._decay, self._steps = along(decay), 0
+        self._mean: Tensor | None = None
+        self._square: Tensor | None = None
 
-    def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: Tensor) -> None:
-        """Make one update in place."""
-        self._moments = self._moments or [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
+    def step(self, heads: Tensor, gradients: Tensor, lr: Tensor) -> None:
+        """Make one update."""
+        if self._mean is None or self._square is None:
+            self._mean, self._square = torch.zeros_like(heads), torch.zeros_like(heads)
         self._steps += 1
         first, second = (1 - beta**self._steps for beta in BETAS)
-        for p, g, (mean, square) in zip(parameters, gradients, self._moments, strict=True):
-            rate = _along(lr, p)
-            p.mul_(1 - rate * _along(self._decay, p))
-            mean.lerp_(g, 1 - BETAS[0])
-            square.mul_(BETAS[1]).addcmul_(g, g, value=1 - BETAS[1])
-            p.sub_(rate / first * mean / (square.sqrt() / second**0.5 + EPSILON))
+        heads.mul_(1 - along(lr) * self._decay)
+        self._mean.lerp_(gradients, 1 - BETAS[0])
+        self._square.mul_(BETAS[1]).addcmul_(gradients, gradients, value=1 - BETAS[1])
+        heads.sub_(along(lr) / first * self._mean / (self._square.sqrt() / second**0.5 + EPSILON))
 
 
-def _along(values: Tensor, p: Tensor) -> Tensor:
-    """Return values (K,) such that they multiply with p (K, ...)."""
-    return values.view(-1, *(1,) * (p.ndim - 1))
+def along(values: Tensor) -> Tensor:
+    """Return values (K,) such that they multiply with heads (K, C, D)."""
+    return values.view(-1, 1, 1)

@@ -14,7 +14,7 @@ from fttune.training.feeds import Feed
 from fttune.training.gradients import GradientRecord, Motion
 from fttune.training.metrics import classification_metrics, only_finite
 from fttune.training.plan import Span
-from fttune.training.randomness import augmentation_generator, dropout_seed, sample_order
+from fttune.training.randomness import augmentation_generator, sample_order, seed_dropout
 from fttune.training.run import Run
 from fttune.training.schedule import lr_factor
 
@@ -61,7 +61,7 @@ def train_epoch(run: Run, regime: Regime, feed: Feed, epoch: int) -> TrainedEpoc
     record = GradientRecord(regime.freezing.members, moments=run.policy.auto in ("snr", "autofreeze"))
     losses, hits, sizes, factor = [], [], [], 1.0
     train_mode(run, regime.freezing)
-    torch.manual_seed(dropout_seed(seed=seed, epoch=epoch))
+    seed_dropout(run.device.device, seed=seed, epoch=epoch)
     batches = torch.split(rows, training.batch_size)
     for index, batch in enumerate(feed.batches(batches, draws)):
         step = (epoch - regime.span.first) * per_epoch + index

@@ -30,6 +30,20 @@ def augmentation_generator(*, seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed((epoch_seed(seed, epoch) + _AUGMENTATION) % 2**32)
 
 
+def seed_dropout(device: torch.device, *, seed: int, epoch: int) -> None:
+    """Seed torch's global generators, the CPU's and the device's, for the dropout of an epoch.
+
+    `torch.manual_seed` would do that for every kind of device, at 1.5 ms where they are not there.
+    """
+    chosen = dropout_seed(seed=seed, epoch=epoch)
+    torch.default_generator.manual_seed(chosen)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(chosen)
+    elif device.type == "mps":
+        torch.mps.manual_seed(chosen)
+
+
 def dropout_seed(*, seed: int, epoch: int) -> int:
     """Return what torch's global generator is seeded with for the dropout of an epoch."""
     return (epoch_seed(seed, epoch) + _DROPOUT) % 2**32

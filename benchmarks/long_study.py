@@ -3,15 +3,16 @@
 Work: a TPE study over four parameters, without a pruner, whose stores hold 100, 1,000 and 10,000 trials of five epochs
 with 16 metrics each; further trials run without any training: they emit what a training emits. Baseline: the first of
 these sizes. Once with all events of a trial waiting together, as those of short trials do, and once with a write
-after each epoch, as for epochs of more than a second.
+after each epoch, as for epochs of more than five seconds.
 
 All times are CPU milliseconds per trial, so that other load on the machine counts little: of all that the search does
 in the main thread (Optuna's calls, our reads of the history, recipes; proposing aside) and of MLflow's writes in their
 thread. `start_s` are the seconds until the first trial begins: the study is read, a block asked. Targets: 80 ms
 for both stores at the first size, 1.2 times that at the last; 25 ms for proposing there.
 
-The stores are filled once, through the calls that a search makes, and kept (about 8 minutes and 250 MB for
-10,000 trials; a later call goes on where the last one ended). Measuring takes about 2 minutes and works on copies.
+The stores are filled once, through the calls that a search makes, and kept (about 15 minutes and 400 MB for
+10,000 trials; a later call goes on where the last one ended). Measuring takes about 4 minutes and works on copies;
+the figures are medians over rounds.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import dataclasses
 import gc
 import json
 import shutil
+import statistics
 import tempfile
 import threading
 import time
@@ -208,10 +210,19 @@ def measure(kept: Workspace, size: int, trials: int, clock: Clock, *, together: 
     return {**row, "both": sum(row.values()), "proposing": ms["proposing"], "start_s": work.marks[0]["main"] - started}
 
 
+def medians(rounds: list[dict[int, dict[str, float]]]) -> dict[int, dict[str, float]]:
+    """Return the median of each figure over rounds in which the sizes took turns."""
+    return {
+        size: {name: statistics.median(found[size][name] for found in rounds) for name in row}
+        for size, row in rounds[0].items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("mlruns/benchmarks/long_study"))
     options = parser.parse_args()
     kept = Workspace.at(options.folder.parent, options.folder.absolute())
@@ -226,7 +237,12 @@ def main() -> None:
     clock.wrap(MlflowStore, "write", "mlflow")
     for together in (True, False):
         print(f"\nCPU milliseconds per trial, {'a trial' if together else 'an epoch'} written at once")
-        rows = {n: measure(kept, n, options.trials, clock, together=together) for n in sorted(options.sizes)}
+        rows = medians(
+            [
+                {n: measure(kept, n, options.trials, clock, together=together) for n in sorted(options.sizes)}
+                for _ in range(options.rounds)
+            ]
+        )
         print(f"{'trials':>7} " + " ".join(f"{name:>10}" for name in next(iter(rows.values()))))
         for size, row in rows.items():
             print(f"{size:7d} " + " ".join(f"{value:10.1f}" for value in row.values()), flush=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fttune.tracking.store import MlflowStore
 
 Answer = TypeVar("Answer")
-GATHER_SECONDS = 1.0
+GATHER_SECONDS = 5.0  # a write takes 10 ms or more, of a processor that trains as well
 
 
 class Uploader:

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fttune.config.workspace import Workspace
@@ -23,10 +23,12 @@ class Session:
     workspace: Workspace
     log: EventLog
     uploader: Uploader
+    _told: set[tuple[str, str]] = field(default_factory=set)
 
     def notice(self, run: str, text: str) -> None:
         """Tell people something once."""
-        if Entry(run, Notice(text)) not in self.log.entries:
+        if (run, text) not in self._told:
+            self._told.add((run, text))
             self.log.append(run, Notice(text))
 
     def files_of(self, run: str) -> Path:

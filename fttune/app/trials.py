@@ -13,7 +13,7 @@ from fttune.config.experiment import flatten
 from fttune.errors import Diverged, FttuneError, Interrupted
 from fttune.searching import Asked, Outcome
 from fttune.training import CheckpointFolder, FineTuneResult, Inputs, Training, cohort_key, finish, plan
-from fttune.training.events import STUDY_ID, EpochEnded, Event, RunClosed, RunOpened
+from fttune.training.events import STUDY_ID, EpochEnded, Event, Notice, RunClosed, RunOpened
 
 Emit = Callable[[Event], None]
 WRITERS = min(4, os.cpu_count() or 1)  # of a cohort's checkpoints, side by side
@@ -166,7 +166,10 @@ class Trials:
             raise
 
     def _log(self, asked: Asked, event: Event) -> None:
-        self.session.log.append(self._key(asked), event)
+        if isinstance(event, Notice):  # once for all trials
+            self.session.notice(self.name, event.text)
+        else:
+            self.session.log.append(self._key(asked), event)
 
     def _key(self, asked: Asked) -> str:
         return f"{self.name}/{asked.number}"

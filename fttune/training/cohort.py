@@ -20,7 +20,7 @@ from fttune.errors import Diverged
 from fttune.freezing import HEAD
 from fttune.training.checkpoints import BestEpoch, Snapshot
 from fttune.training.events import EpochEnded
-from fttune.training.feeds import Feed, Feeds, feeds_of
+from fttune.training.feeds import Feed, Feeds, feeds_of, why_not_once
 from fttune.training.gradients import TINY
 from fttune.training.heads import AdamW, HeadOptimizer, Heads, Sgd, along
 from fttune.training.inputs import Inputs
@@ -124,6 +124,10 @@ class Member:
             if self.best.stalled(ended.epoch, first=1, patience=self._patience):
                 return
 
+    def notices(self) -> list[str]:
+        """Return what people should be told, each once."""
+        return self._cohort.notices()
+
     def last(self, ended: EpochEnded) -> Snapshot:
         """Return the state after an epoch."""
         return self._cohort.snapshot(self._index, ended)
@@ -139,6 +143,7 @@ class Cohort:
         self.experiments, self.inputs = experiments, inputs
         self._monitor = monitor
         self._after: list[Heads] = []  # each epoch
+        self._told = False
 
     def monitor_of(self, experiment: Experiment) -> str:
         """Return the metric that chooses a member's best epoch."""
@@ -189,6 +194,13 @@ class Cohort:
             self._after.append(self._heads.clone())
         run.close()
         return history
+
+    def notices(self) -> list[str]:
+        """Return what people should be told, each once."""
+        why = None if self._told else why_not_once(self.run, len(self.run.policy.stages))
+        self._told = True
+        own = [] if why is None else [f"frozen stages run for every batch anew: {why}"]
+        return [*own, *self.inputs.workbench.activations.notices()]
 
     def snapshot(self, index: int, ended: EpochEnded) -> Snapshot:
         """Return the state of a member after an epoch."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fttune.data import Part as Split
 from fttune.data import augment
+from fttune.freezing import named_parameters
 from fttune.training.activations import Kept
 from fttune.training.run import Run
 
@@ -60,6 +61,24 @@ def feeds_of(run: Run, boundary: int) -> Feeds:
     parts = {} if data.val is None else {"val": data.val, **data.also}
     train = boundary if run.experiment.data.augment == "none" else 0
     return Feeds(_feed(run, data.train, train), {name: _feed(run, split, boundary) for name, split in parts.items()})
+
+
+def why_not_once(run: Run, boundary: int) -> str | None:
+    """Return why frozen stages run anew for every batch of training, None when none does.
+
+    `boundary` is how many stages from the input stay as they began, now and for as long as the regime lasts.
+    """
+    trains = [bool({name for name, _ in named_parameters(run.parts[s])} & run.trained) for s in run.policy.stages]
+    leading = trains.index(True) if any(trains) else len(trains)
+    if all(trains):
+        return None  # nothing is frozen
+    if not leading:
+        return f"the first stage, {run.policy.stages[0]}, trains"
+    if not run.backbone.runnable:
+        return f"{run.backbone.name} cannot be run stage by stage"
+    if run.experiment.data.augment != "none":
+        return f"data.augment: {run.experiment.data.augment} shows other images in every epoch"
+    return None if boundary >= leading else "freeze.norm_stats: updated moves the statistics of frozen stages"
 
 
 def _feed(run: Run, split: Split, boundary: int) -> Feed:

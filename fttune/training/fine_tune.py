@@ -11,7 +11,7 @@ from fttune.config import Experiment
 from fttune.errors import BadInput, Diverged, Interrupted
 from fttune.freezing import apply_phase
 from fttune.training.checkpoints import CheckpointFolder
-from fttune.training.events import Described, EpochEnded, Event, FileSaved
+from fttune.training.events import Described, EpochEnded, Event, FileSaved, Notice
 from fttune.training.inputs import Inputs
 from fttune.training.loop import train_mode, try_smallest_batch
 from fttune.training.run import prepare_run
@@ -80,6 +80,8 @@ def finish(
         for ended in training.epochs():
             epochs.append(ended)
             emit(ended)
+            for text in training.notices():
+                emit(Notice(text))
             if prune(ended):
                 state = "pruned"
                 break

@@ -15,7 +15,7 @@ from fttune.errors import BadInput, Diverged
 from fttune.freezing import Freezing, named_parameters, trained_names
 from fttune.training.checkpoints import BestEpoch, Snapshot
 from fttune.training.events import EpochEnded
-from fttune.training.feeds import feeds_of
+from fttune.training.feeds import feeds_of, why_not_once
 from fttune.training.inputs import Inputs
 from fttune.training.loop import Regime, TrainedEpoch, evaluate, train_epoch
 from fttune.training.metrics import TOP_K
@@ -27,7 +27,8 @@ class Training(Protocol):
     """A recipe that trains as its epochs are drawn; `close` must follow, after which it does not go on.
 
     `facts` says in words what trains and where, `about` what a checkpoint must say of itself, `counts` the number of
-    parameters that ever train, and of all; `step_losses` are those of the epochs so far.
+    parameters that ever train, and of all; `step_losses` are those of the epochs so far, `notices`
+    returns what people should be told of them, each once.
     """
 
     best: BestEpoch
@@ -37,6 +38,7 @@ class Training(Protocol):
     counts: tuple[int, int]
 
     def epochs(self) -> Iterator[EpochEnded]: ...
+    def notices(self) -> list[str]: ...
     def last(self, ended: EpochEnded) -> Snapshot: ...
     def close(self) -> None: ...
 
@@ -52,12 +54,15 @@ class Solo:
         self.facts: Mapping[str, str] = described(self.run)
         self.about: Mapping[str, Any] = about(experiment, inputs)
         self.counts = counts(self.run)
+        self._notices: list[str] = []
+        self._told: set[str] = set()
 
     def epochs(self) -> Iterator[EpochEnded]:
         """Train epoch after epoch, to the end of the policy or until it stops early. Raises Diverged."""
         past: list[Past] = []
         regime: Regime | None = None
         while regime := next_regime(self.run, past, regime):
+            self._tell_why_not_once(regime.boundary)
             with _own_random_state(self.run):
                 ended, trained = _epoch(self.run, regime, len(past) + 1)
             past.append(Past(loss_of(ended, self.best.monitor), trained.motion.gradients))
@@ -67,6 +72,17 @@ class Solo:
             patience = self.run.experiment.training.early_stop_epochs
             if self.best.stalled(ended.epoch, first=regime.span.first, patience=patience):
                 return
+
+    def notices(self) -> list[str]:
+        """Return what people should be told, each once."""
+        found, self._notices = [*self._notices, *self.run.inputs.workbench.activations.notices()], []
+        return found
+
+    def _tell_why_not_once(self, boundary: int) -> None:
+        why = why_not_once(self.run, boundary)
+        if why is not None and why not in self._told:
+            self._told.add(why)
+            self._notices.append(f"frozen stages run for every batch anew: {why}")
 
     def last(self, ended: EpochEnded) -> Snapshot:
         """Return the state after the epoch that ended last."""

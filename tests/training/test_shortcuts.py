@@ -11,7 +11,7 @@ from fttune.models import Weights, build_backbone
 from fttune.models.cifar_resnet import CifarResNet8
 from fttune.training import Inputs, fine_tune
 from fttune.training.cohort import plan
-from fttune.training.events import EpochEnded
+from fttune.training.events import EpochEnded, Event, Notice
 from fttune.training.fine_tune import FineTuneResult, finish
 from fttune.training.folding import folded
 
@@ -131,3 +131,22 @@ def test_a_folded_model_computes_the_same_and_the_model_itself_is_as_before(name
     norms = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in b.module.modules()) for b in (fast, backbone)]
     assert norms[0] < norms[1] or name == "vit_b_16"
     assert all(torch.equal(tensor, before[key]) for key, tensor in backbone.module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"freeze": {"unfrozen_stages": 1}}, None),
+        ({"freeze": {"unfrozen_stages": "all"}}, None),
+        ({"freeze": {"unfrozen_stages": 1}, "data__augment": "flip"}, "data.augment: flip shows other images"),
+        ({"freeze": {"unfrozen_stages": 1, "norm_stats": "updated"}}, "freeze.norm_stats: updated moves"),
+        ({"freeze": {"train": {"first": 2}}}, "the first stage, stem, trains"),
+        ({"freeze": {"train": {"regex": "^conv1"}}}, "the first stage, stem, trains"),
+    ],
+)
+def test_one_line_says_why_frozen_stages_run_for_every_batch(fields, why, shared_inputs, make_recipe):
+    emitted: list[Event] = []
+    fine_tune(make_recipe(**fields), shared_inputs(), emit=emitted.append)
+    said = [event.text for event in emitted if isinstance(event, Notice)]
+    assert len(said) == (why is not None)
+    assert all(text.startswith(f"frozen stages run for every batch anew: {why}") for text in said)

@@ -1,14 +1,17 @@
 """A study's trials, each as one run in MLflow: opened, trained, logged, closed. Knows neither Optuna nor the budget."""
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fttune.app.session import Session
 from fttune.app.train import prepare_in, result_metrics
 from fttune.config import Experiment, Study
+from fttune.config.depth import DEPTH, resolved_depth
+from fttune.config.distributions import Categorical, Int
 from fttune.config.experiment import flatten
 from fttune.errors import Diverged, FttuneError, Interrupted
 from fttune.searching import Asked, Outcome
@@ -142,7 +145,9 @@ class Trials:
         if key not in self.inputs:
             first = next(iter(self.inputs.values()))
             self.inputs[key] = replace(prepare_in(self.session, experiment), on_device=first.on_device)
-        return self.inputs[key]
+        inputs = self.inputs[key]
+        inputs.workbench.activations.wanted = boundaries(self.study, len(inputs.stages(experiment)))
+        return inputs
 
     def _open(self, asked: Asked, params: dict[str, object]) -> None:
         tags = {"fttune.kind": "trial", "fttune.study": self.name, "fttune.trial": str(asked.number), STUDY_ID: self.id}
@@ -178,6 +183,18 @@ class Trials:
 def inputs_key(experiment: Experiment) -> str:
     """Return what decides about images and weights, and nothing else of a recipe."""
     return experiment.model_dump_json(include={"data", "backbone"})
+
+
+def boundaries(study: Study, stages: int) -> frozenset[int]:
+    """Return how many stages may stay frozen in a study that searches `unfrozen_stages`."""
+    depth = study.space.get(DEPTH)
+    values: Iterable[Any] = ()
+    if isinstance(depth, Int):
+        values = range(depth.low, depth.high + 1, depth.step or 1)
+    elif isinstance(depth, Categorical):
+        values = depth.choices
+    found = (stages - resolved_depth(value, stages) for value in values)
+    return frozenset(number for number in found if number > 0)
 
 
 def _rest(asked: Asked) -> list[Asked]:

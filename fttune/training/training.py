@@ -61,17 +61,17 @@ class Solo:
         """Train epoch after epoch, to the end of the policy or until it stops early. Raises Diverged."""
         past: list[Past] = []
         regime: Regime | None = None
-        while regime := next_regime(self.run, past, regime):
-            self._tell_why_not_once(regime.boundary)
-            with _own_random_state(self.run):
+        with _own_random_state(self.run):
+            while regime := next_regime(self.run, past, regime):
+                self._tell_why_not_once(regime.boundary)
                 ended, trained = _epoch(self.run, regime, len(past) + 1)
-            past.append(Past(loss_of(ended, self.best.monitor), trained.motion.gradients))
-            self.step_losses += trained.step_losses
-            self.best.offer(ended, self._snapshot)
-            yield ended
-            patience = self.run.experiment.training.early_stop_epochs
-            if self.best.stalled(ended.epoch, first=regime.span.first, patience=patience):
-                return
+                past.append(Past(loss_of(ended, self.best.monitor), trained.motion.gradients))
+                self.step_losses += trained.step_losses
+                self.best.offer(ended, self._snapshot)
+                yield ended
+                patience = self.run.experiment.training.early_stop_epochs
+                if self.best.stalled(ended.epoch, first=regime.span.first, patience=patience):
+                    return
 
     def notices(self) -> list[str]:
         """Return what people should be told, each once."""

@@ -93,7 +93,7 @@ def _largest_cohort(experiment: Experiment, inputs: Inputs) -> int:
     """Return of how many trainings the heads may be kept after every epoch; 1 where the head is not one Linear."""
     run = prepare_run(experiment, inputs)
     run.close()
-    if not (run.backbone.runnable and isinstance(run.head, nn.Linear) and len(run.backbone.cut.head.steps) == 1):
+    if not (run.runs_by_stages and isinstance(run.head, nn.Linear) and len(run.backbone.cut.head.steps) == 1):
         return 1
     each = sum(p.numel() * p.element_size() for p in run.head.parameters()) * experiment.training.epochs
     return max(1, HISTORY_BYTES // each)

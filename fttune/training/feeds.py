@@ -74,7 +74,7 @@ def why_not_once(run: Run, boundary: int) -> str | None:
         return None  # nothing is frozen
     if not leading:
         return f"the first stage, {run.policy.stages[0]}, trains"
-    if not run.backbone.runnable:
+    if not run.runs_by_stages:
         return f"{run.backbone.name} cannot be run stage by stage"
     if run.experiment.data.augment != "none":
         return f"data.augment: {run.experiment.data.augment} shows other images in every epoch"

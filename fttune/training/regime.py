@@ -55,7 +55,7 @@ def next_regime(run: Run, past: Sequence[Past], before: Regime | None) -> Regime
 
 def _boundary(run: Run, moved: Collection[str]) -> int:
     """Return how many stages, from the input, make of an image what they made of it when the run began."""
-    if not run.backbone.runnable:
+    if not run.runs_by_stages:
         return 0
     still = (
         stage not in moved and not (run.policy.norm_stats == "updated" and has_running_norms(run.parts[stage]))

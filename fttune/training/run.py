@@ -71,6 +71,14 @@ class Run:
         return frozenset[str]().union(*(names for names in own.values() if everywhere or names & self.trained))
 
     @cached_property
+    def runs_by_stages(self) -> bool:
+        """Whether the stages, one by one, compute what the model does; of own models and timm's that is tried out."""
+        if not self.backbone.runnable or ":" not in self.backbone.name:
+            return self.backbone.runnable
+        self.backbone.module.eval()
+        return self.backbone.runs_in_order(self._images(self.inputs.data.train, torch.arange(2)))
+
+    @cached_property
     def prefix(self) -> Prefix:
         """The model as what may run once."""
         return Prefix(self.key, self.backbone, self.device.device, self._images)

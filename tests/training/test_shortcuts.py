@@ -1,6 +1,7 @@
 """Kept activations, shared models and cohorts give the numbers of the plain path: every run does all itself."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from fttune.models import Weights, build_backbone
 from fttune.models.cifar_resnet import CifarResNet8
-from fttune.training import Inputs, fine_tune
+from fttune.models.steps import flatten
+from fttune.training import Inputs, fine_tune, prepare
 from fttune.training.cohort import plan
 from fttune.training.events import EpochEnded, Event, Notice
 from fttune.training.fine_tune import FineTuneResult, finish
@@ -131,6 +133,27 @@ def test_a_folded_model_computes_the_same_and_the_model_itself_is_as_before(name
     norms = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in b.module.modules()) for b in (fast, backbone)]
     assert norms[0] < norms[1] or name == "vit_b_16"
     assert all(torch.equal(tensor, before[key]) for key, tensor in backbone.module.state_dict().items())
+
+
+class OutOfOrder(CifarResNet8):
+    """A net whose stages leave out what its forward does between them."""
+
+    stages: ClassVar = {"stem": ["conv1", "bn1", "relu"], "rest": ["layer1", "layer2", "layer3", "avgpool", flatten]}
+    head = "fc"
+
+    def forward(self, images):
+        x = -self.relu(self.bn1(self.conv1(images)))
+        return self.fc(flatten(self, self.avgpool(self.layer3(self.layer2(self.layer1(x))))))
+
+
+def test_a_model_that_cannot_be_run_by_its_stages_runs_as_a_whole(workspace, make_recipe):
+    torch.manual_seed(0)
+    recipe = make_recipe(data__limit_per_class=4, data__classes=(0, 1, 2), freeze__unfrozen_stages=0)
+    inputs = prepare(recipe, workspace, module=OutOfOrder(3))
+    emitted: list[Event] = []
+    assert_same(fine_tune(recipe, inputs, emit=emitted.append), fine_tune(recipe, inputs.plain()), rel=1e-9)
+    said = [event.text for event in emitted if isinstance(event, Notice)]
+    assert said == ["frozen stages run for every batch anew: plugin:OutOfOrder cannot be run stage by stage"]
 
 
 @pytest.mark.parametrize(

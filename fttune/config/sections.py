@@ -188,7 +188,7 @@ class Training(Section):
     class_weights: Literal["none", "balanced"] = "none"
     early_stop_epochs: int | None = Field(default=None, ge=1)
     monitor: str = "val/loss"
-    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "float64"] = "auto"
     device: str = "auto"
 
     @field_validator("warmup_epochs")

@@ -103,7 +103,9 @@ class Activations:
             return nearest
         prefix.backbone.module.eval()
         with torch.no_grad():
-            self._compute(_Pass(boundary, prefix, part, nearest))
+            begin = nearest.boundary if nearest else 0
+            numbers = sorted({number for number in (*self.wanted, boundary) if begin < number <= boundary})
+            self._compute(_Pass(tuple(numbers), prefix, part, nearest))
         return self._nearest(prefix, part, boundary)
 
     def _nearest(self, prefix: Prefix, part: Part, boundary: int) -> Kept | None:
@@ -112,10 +114,9 @@ class Activations:
 
     def _compute(self, way: "_Pass") -> None:
         """Compute and keep what is worth it on a pass: on disk, or in memory where that has no room."""
-        boundary = way.last
         if self._arrays is None and not self._memory:
             return
-        offers = way.offers({number for number in (*self.wanted, boundary) if way.begin < number <= boundary})
+        offers, boundary = way.offers(), way.numbers[-1]
         chosen = _fitting(offers, self._arrays.room if self._arrays else 0)
         obtain: Obtain = in_memory
         if self._arrays and boundary in chosen:
@@ -139,20 +140,24 @@ class _Offer:
 
 @dataclass(frozen=True)
 class _Pass:
-    """A pass of one split through the stages up to `last`, after those of which activations are kept already."""
+    """A pass of one split to some boundaries, in order, after the `nearest` of which activations are kept already."""
 
-    last: int
+    numbers: tuple[int, ...]
     prefix: Prefix
     part: Part
     nearest: Kept | None
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The model, or a faster one that computes the same; it is in evaluation mode."""
-        if self.prefix.device.type != "cpu":
+        """The model, or where only heads train on what it computes, a faster one that computes the same up to rounding.
+
+        Stages that train on top would amplify that: norms in training mode, above all on small batches.
+        """
+        last = len(self.prefix.backbone.cut.stages)
+        if self.prefix.device.type != "cpu" or self.numbers != (last,):
             return self.prefix.backbone
-        x, numbers = self.start(torch.arange(1)), [self.last]
-        return folded(self.prefix.backbone, lambda backbone: _pieces(backbone, x, self.begin, numbers)[self.last])
+        x = self.start(torch.arange(1))
+        return folded(self.prefix.backbone, lambda backbone: _pieces(backbone, x, self.begin, self.numbers)[last])
 
     @property
     def begin(self) -> int:
@@ -162,11 +167,11 @@ class _Pass:
         """Return the rows as they are where the pass begins."""
         return self.nearest.batch(rows, self.prefix.device) if self.nearest else self.prefix.images(self.part, rows)
 
-    def offers(self, numbers: Iterable[int]) -> dict[int, _Offer]:
-        """Return what each boundary offers, from one batch."""
+    def offers(self) -> dict[int, _Offer]:
+        """Return what each boundary offers, from a few images."""
         samples, begin, offers = len(self.part.labels), self.begin, {}
         x, started = self.start(torch.arange(min(TIMED, samples))), time.perf_counter()
-        for number in sorted(numbers):
+        for number in self.numbers:
             x = _pieces(self.backbone, x, begin, [number])[number]
             begin, seconds = number, time.perf_counter() - started
             offers[number] = _Offer(x[:1], samples * x[:1].nbytes, seconds)

@@ -35,10 +35,10 @@ def choose_device(training: Training) -> Device:
         raise BadInput(f"training.device: {training.device} is not there; use auto, or check the CUDA driver")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise BadInput("training.device: mps is not there; use auto")
-    if training.precision == "fp64":
+    if training.precision == "float64":
         if device.type == "mps":
-            raise BadInput("training.precision: mps has no fp64; use training.device: cpu")
-        return Device(device, False, f"{device}, fp64", torch.float64)
+            raise BadInput("training.precision: mps has no float64; use training.device: cpu")
+        return Device(device, False, f"{device}, float64", torch.float64)
     can_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
     if training.precision == "bf16" and not can_bf16:
         raise BadInput(f"training.precision: bf16 is emulated on {device} and far slower; use auto or fp32")

@@ -104,6 +104,7 @@ def prepare(
     geometry = geometry_of(experiment, weights)
     arrays = ArrayCache(workspace.arrays, workspace.cache_bytes)
     data = load_data(experiment.data, geometry, cache=workspace.cache, root=workspace.root, arrays=arrays)
+    arrays.notices.clear()  # they are the data's now
     # What a module in hand computes is known by no name.
     activations = Activations(arrays if module is None else None)
     return Inputs(data, weights, geometry, architecture, workbench=Workbench(activations=activations))

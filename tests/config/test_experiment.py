@@ -257,8 +257,8 @@ FIELDS = [
     ),
     (
         "training.precision",
-        ["auto", "fp32", "bf16", "fp64"],
-        {"fp16": "must be one of auto, fp32, bf16, fp64, got 'fp16'; did you mean 'bf16'?"},
+        ["auto", "fp32", "bf16", "float64"],
+        {"fp16": "must be one of auto, fp32, bf16, float64, got 'fp16'; did you mean 'bf16'?"},
         {},
     ),
     (

@@ -120,7 +120,7 @@ def test_other_weights_seeds_precisions_and_images_have_other_activations(make_i
     plain = make_inputs()
     other_weights = make_inputs(weights=Weights(CifarResNet8(3).state_dict(), "other"))
     other_images = make_inputs(train=tuple(i % 3 for i in range(21)))
-    names = [name(plain), name(other_weights), name(plain, seed=1), name(plain, training__precision="fp64")]
+    names = [name(plain), name(other_weights), name(plain, seed=1), name(plain, training__precision="float64")]
     names += [prepare_run(make_recipe(), plain).prefix.array_key(plain.data.train, 3), name(other_images)]
     assert len(set(names)) == len(names)
     assert name(plain) == name(plain, optimizer__lr=0.5, freeze__unfrozen_stages=1, training__batch_size=3)

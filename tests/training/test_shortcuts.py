@@ -70,7 +70,7 @@ recipes = st.fixed_dictionaries(
 def test_runs_that_share_give_the_numbers_of_runs_that_do_not(fields, shared_inputs, make_recipe):
     inputs = shared_inputs()
     for own in fields:
-        recipe = make_recipe(**own, training__precision="fp64")
+        recipe = make_recipe(**own, training__precision="float64")
         assert_same(fine_tune(recipe, inputs), fine_tune(recipe, inputs.plain()), rel=1e-9)
 
 
@@ -101,7 +101,7 @@ optimizers = st.sampled_from([{}, {"optimizer__nesterov": True}, {"optimizer__na
 @given(own=st.lists(heads, min_size=2, max_size=5), shared=common, optimizer=optimizers)
 def test_members_of_a_cohort_train_as_they_would_alone(own, shared, optimizer, shared_inputs, make_recipe):
     inputs = shared_inputs()
-    recipes = [make_recipe(**_acting({**one, **shared, **optimizer}), training__precision="fp64") for one in own]
+    recipes = [make_recipe(**_acting({**one, **shared, **optimizer}), training__precision="float64") for one in own]
     begins = plan(recipes, inputs)
     assert all(begin.func.__name__ == "Member" for begin in begins)
     for recipe, begin in zip(recipes, begins, strict=True):

@@ -124,7 +124,8 @@ class Trials:
         """Begin a trial's training; the first of a cohort makes the plan for all that are still to run."""
         if asked.number not in self._begins:
             cohort = _rest(asked)
-            self._begins = {one.number: begin for one, begin in zip(cohort, self._plan(cohort), strict=True)}
+            later = {number: begin for number, begin in self._begins.items() if number > asked.number}
+            self._begins = later | {one.number: begin for one, begin in zip(cohort, self._plan(cohort), strict=True)}
         return self._begins.pop(asked.number)()
 
     def _plan(self, cohort: Sequence[Asked]) -> list[Callable[[], Training]]:

@@ -98,23 +98,25 @@ def scaled_seconds(recipes: Sequence[Recipe], plain: dict[int, results.Record]) 
     return sum(means[depth] * count for depth, count in Counter(r.unfrozen_stages for r in recipes).items())
 
 
-def largest_difference(recipes: Sequence[Recipe], plain: dict[int, results.Record], fttune: results.Record) -> float:
-    """Return the largest difference of a validation loss at the same epoch of the same trial."""
-    gaps = [0.0]
+def differences(
+    recipes: Sequence[Recipe], plain: dict[int, results.Record], fttune: results.Record
+) -> dict[int, float]:
+    """Return the largest difference of a validation loss at the same epoch of the same trial, by depth."""
+    found = {}
     for depth, numbers in chosen_by_depth(recipes).items():
-        for number, losses in zip(numbers, plain[depth]["losses"], strict=True):
-            gaps += [abs(a - b) for a, b in zip(losses, fttune["losses"][number], strict=True)]
-    return max(gaps)
+        both = zip(plain[depth]["losses"], [fttune["losses"][number] for number in numbers], strict=True)
+        found[depth] = max(abs(a - b) for mine, other in both for a, b in zip(mine, other, strict=True))
+    return found
 
 
 def in_words(recipes: Sequence[Recipe], plain: dict[int, results.Record], ours: results.Record, bare: float) -> str:
     """Return the line of a list in the table."""
     seconds = scaled_seconds(recipes, plain)
     ratio, bound = seconds / ours["seconds"], seconds / bare
-    gap = largest_difference(recipes, plain, ours)
+    gaps = ", ".join(f"{depth}: {gap:.1e}" for depth, gap in differences(recipes, plain, ours).items())
     return (
         f"plain {seconds:.1f} s, fttune {ours['seconds']:.1f} s, bare {bare:.1f} s: ratio {ratio:.2f}, bound "
-        f"{bound:.2f}, share {ratio / bound:.0%}; largest difference of val/loss {gap:.1e}"
+        f"{bound:.2f}, share {ratio / bound:.0%}; largest difference of val/loss by depth {gaps}"
     )
 
 

@@ -45,6 +45,7 @@ bench: $(STAMP)  ## Run the benchmarks
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python -m benchmarks.study_vs_plain --trials 6 --epochs 2 --images 120
 	$(BIN)/python -m benchmarks.time_to_best --tasks digits --seeds 2
+	$(BIN)/python -m benchmarks.gpu
 
 lock: $(STAMP)  ## Resolve requirements.lock anew
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev \

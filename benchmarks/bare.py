@@ -48,6 +48,8 @@ def bare_work(task: Task, recipes: Sequence[Recipe]) -> Bare:
     depths = Counter(recipe.unfrozen_stages for recipe in recipes)
     started = time.perf_counter()
     kept = {split: _activations(trainer, images, list(depths)) for split, (images, _) in splits.items()}
+    if trainer.device.type == "cuda":
+        torch.cuda.synchronize()  # what is measured next waits for its own result
     prefixes = time.perf_counter() - started
     truth, val_truth = (splits[split][1].to(trainer.device) for split in ("train", "val"))
     suffixes, losses = 0.0, {}

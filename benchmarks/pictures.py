@@ -5,7 +5,9 @@ learn it from some tens of images and errs sometimes. A function of its argument
 """
 
 import math
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +26,17 @@ def picture_folder(
         return folder
     temporary = folder.with_name(folder.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
-    for place, (split, count) in enumerate(counts.items()):
-        for index in range(count):
-            label = classes[index % len(classes)]
-            generator = np.random.default_rng([place, index, label])
-            file = temporary / split / f"class{label:02d}" / f"{index:05d}.jpg"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture(label, generator, noise=noise, width=width)).save(file, quality=QUALITY)
+
+    def write(place: int, split: str, index: int) -> None:
+        label = classes[index % len(classes)]
+        generator = np.random.default_rng([place, index, label])
+        file = temporary / split / f"class{label:02d}" / f"{index:05d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(label, generator, noise=noise, width=width)).save(file, quality=QUALITY)
+
+    wanted = [(place, split, index) for place, (split, n) in enumerate(counts.items()) for index in range(n)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(write, *zip(*wanted, strict=True)))
     temporary.rename(folder)
     return folder
 

@@ -25,18 +25,14 @@ Pairs go to a file as they end (`--results`), and a later call of the same code 
 import argparse
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 import torchvision
 from mlflow import MlflowClient
-from safetensors.torch import save_file
-from torch import nn
 
 import fttune
 from benchmarks import results
@@ -44,17 +40,14 @@ from benchmarks.bare import Bare, bare_work
 from benchmarks.cold import Measured, measured
 from benchmarks.pictures import picture_folder
 from benchmarks.plain_study import PlainStudy, Plan, Space, run_named, run_study
-from benchmarks.plain_training import Recipe, Task, images_of, tune_workers
+from benchmarks.plain_training import Recipe, Task, tune_workers
+from benchmarks.trial_lists import DEEPEST, LR, RESNET_STAGES, TIMED_PER_DEPTH, make_weights, recipes_of, timed_trials
 from fttune.config import Experiment, Study
 from fttune.config.workspace import Workspace
 
-DEEPEST = {"A": 0, "B": 2, "C": 5}
-RESNET_STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
-LR, MOMENTA = (1e-3, 1e-2), (0.0, 0.5, 0.9)
 CLASSES, SIZE, RESIZE, BATCH, BLOCK = 10, 64, 72, 32, 8
 VAL_SHARE = 0.2
 PLAIN_LIMIT_SECONDS = 300
-TIMED_PER_DEPTH = 3
 COMPARED = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 COMPARED += ("val/balanced_accuracy", "val/macro_f1", "val/top5_accuracy")
 Metrics = dict[int, dict[str, list[float]]]  # trial -> metric -> value of each epoch
@@ -71,19 +64,6 @@ class List:
     def space(self) -> Space:
         """Ranges that hold every trial."""
         return Space(LR, (0.0, 0.95), (0, max(recipe.unfrozen_stages for recipe in self.recipes)))
-
-
-def recipes_of(deepest: int, count: int) -> tuple[Recipe, ...]:
-    """Return trials with 0 to `deepest` unfrozen stages in turn, and no two with the same learning rate."""
-    low, high = LR
-    return tuple(
-        Recipe(
-            lr=low * (high / low) ** (0.618034 * index % 1),
-            momentum=MOMENTA[index // (deepest + 1) % len(MOMENTA)],
-            unfrozen_stages=index % (deepest + 1),
-        )
-        for index in range(count)
-    )
 
 
 def fttune_study(task: Task, plan: Plan, *, name: str = "list") -> Study:
@@ -157,17 +137,6 @@ def differences(plain: Metrics, other: Metrics, pairs: Mapping[int, int]) -> dic
             both = zip(plain[mine][name], other[theirs][name], strict=True)
             found[name] = max([found[name], *(abs(a - b) for a, b in both)])
     return found
-
-
-def timed_trials(recipes: Sequence[Recipe], *, all_of_them: bool) -> list[int]:
-    """Return the numbers of the trials that the plain side runs: all, or a few of each depth."""
-    seen: Counter[int] = Counter()
-    chosen = []
-    for number, recipe in enumerate(recipes):
-        seen[recipe.unfrozen_stages] += 1
-        if all_of_them or seen[recipe.unfrozen_stages] <= TIMED_PER_DEPTH:
-            chosen.append(number)
-    return chosen
 
 
 def scaled_seconds(timed: PlainStudy, recipes: Sequence[Recipe], chosen: Sequence[int]) -> float:
@@ -245,34 +214,13 @@ def row_of(name: str, pairs: Sequence[results.Record]) -> str:
     )
 
 
-def make_weights(data: Path, file: Path) -> Path:
-    """Write a random ResNet-18 whose norm statistics are those of the images, as a pretrained net's would be."""
-    if file.exists():
-        return file
-    torch.manual_seed(0)
-    net = torchvision.models.resnet18()
-    task = Task(data, file, torchvision.models.resnet18, RESNET_STAGES, SIZE, RESIZE, epochs=1, batch_size=BATCH)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the mean over all batches
-    net.train()
-    with torch.no_grad():
-        for images, _ in images_of(task, "train", workers=0).batches():
-            net(images)
-    temporary = file.with_suffix(".part")
-    save_file(net.state_dict(), str(temporary))
-    temporary.rename(file)
-    return file
-
-
 def make_task(folder: Path, *, images: int, epochs: int) -> Task:
     """Return the task of all lists, its images and weights made when they are missing."""
     val = round(VAL_SHARE * images)
     counts = {"train": images - val, "val": val}
     data = picture_folder(folder / f"pictures-{images}", counts, classes=range(CLASSES))
-    weights = make_weights(data, folder / f"resnet18-{images}.safetensors")
-    build = torchvision.models.resnet18
-    return Task(data, weights, build, RESNET_STAGES, SIZE, RESIZE, epochs=epochs, batch_size=BATCH)
+    weights, build = folder / f"resnet18-{images}.safetensors", torchvision.models.resnet18
+    return make_weights(Task(data, weights, build, RESNET_STAGES, SIZE, RESIZE, epochs=epochs, batch_size=BATCH))
 
 
 def main() -> None:

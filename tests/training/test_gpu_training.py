@@ -1,15 +1,16 @@
 """What only a CUDA device can show. Skipped elsewhere."""
 
-import sys
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.gpu import WatchedFeed
 from fttune.models import Weights, load_model
 from fttune.models.backbone import build_backbone
 from fttune.training import CheckpointFolder, fine_tune
+from fttune.training.feeds import feeds_of
 from fttune.training.loop import train_epoch
+from fttune.training.regime import next_regime
 from fttune.training.run import prepare_run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -56,24 +57,15 @@ def test_frozen_parameters_and_buffers_are_byte_identical(norm_stats, tmp_path, 
     assert changed == trained
 
 
-def test_no_step_waits_for_the_device(make_inputs, make_gpu_recipe, monkeypatch):
+def test_no_step_waits_for_the_device(make_inputs, make_gpu_recipe):
     recipe = make_gpu_recipe(
         optimizer__clip_grad_norm=1.0, training__class_weights="balanced", training__label_smoothing=0.1
     )
     run = prepare_run(recipe, make_inputs(LABELS, side=64))
-    train_epoch(run, 1)
-    loop = sys.modules["fttune.training.loop"]
-    step = loop._step
-
-    def watched(*arguments):
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            return step(*arguments)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-
-    monkeypatch.setattr(loop, "_step", watched)
-    train_epoch(run, 2)
+    regime = next_regime(run, [], None)
+    feed = feeds_of(run, regime.boundary).train
+    train_epoch(run, regime, feed, 1)
+    train_epoch(run, regime, WatchedFeed(feed.run, feed.split, feed.kept), 2)
 
 
 def test_the_devices_global_generator_is_left_alone(make_inputs, make_gpu_recipe):

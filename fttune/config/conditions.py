@@ -44,6 +44,7 @@ ACTS = (
     Acts(("optimizer.momentum", "optimizer.nesterov", "optimizer.elr"), only={"optimizer.name": ("sgd",)}),
     *(Acts((f"training.{own}",), only={"training.schedule": (owner,)}) for own, (owner, _) in OF_SCHEDULE.items()),
     Acts(("training.warmup_epochs",), never={"training.schedule": ("one_cycle",)}),
+    Acts(("data.augment.kind",), never={"data.augment": ("none", "flip", "standard")}),  # it belongs to views
     Acts(("freeze.k",), only={"freeze.preset": PRESETS_WITH_K}),
     Acts(("freeze.layer_decay", "freeze.stage_lr", "freeze.penalty", "freeze.adapter"), never=NOTHING_UNFROZEN),
     Acts(("freeze.head.lr_mult",), never={"freeze.head.frozen": (True,)}),

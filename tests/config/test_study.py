@@ -325,6 +325,9 @@ def test_views_are_searched_as_choices_or_as_a_number():
     assert space_problems({"data.augment": oneof("none", {"views": 1})}) == [
         "space.data.augment.choices[1]: must be >= 2, got 1"
     ]
+    assert space_problems({"data.augment": oneof("none", {"views": 4}), "data.augment.views": views}) == [
+        "space.data.augment.views: lies in data.augment, which is searched too; take one of them out of the space"
+    ]
     assert space_problems({"data.augment.kind": kind}) == [
         "space.data.augment.kind: can never act, since data.augment is 'none'; take it out of the space"
     ]

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from fttune.config import known
+from fttune.config.data import AUGMENTATIONS
 from fttune.config.depth import DEPTH, is_depth, resolved_depth
 from fttune.config.distributions import Bounds, Condition, same
 from fttune.config.fields import Tree, lies_in, put, remove, touch, value_at
@@ -44,6 +45,7 @@ ACTS = (
     Acts(("optimizer.momentum", "optimizer.nesterov", "optimizer.elr"), only={"optimizer.name": ("sgd",)}),
     *(Acts((f"training.{own}",), only={"training.schedule": (owner,)}) for own, (owner, _) in OF_SCHEDULE.items()),
     Acts(("training.warmup_epochs",), never={"training.schedule": ("one_cycle",)}),
+    Acts(("data.augment.kind",), never={"data.augment": AUGMENTATIONS}),  # it belongs to views
     Acts(("freeze.k",), only={"freeze.preset": PRESETS_WITH_K}),
     Acts(("freeze.layer_decay", "freeze.stage_lr", "freeze.penalty", "freeze.adapter"), never=NOTHING_UNFROZEN),
     Acts(("freeze.head.lr_mult",), never={"freeze.head.frozen": (True,)}),

@@ -19,6 +19,7 @@ from fttune.config.sections import Section, Seed, broken, one_form
 
 SOURCES = ("digits", "folder", "csv", "torchvision:<DatasetName>")
 PARTS = ("train", "val", "test", "drift", "relative_grad_norm")  # what metrics are named after already
+AUGMENTATIONS = ("none", "flip", "standard")
 NEW_PART = r"[A-Za-z][A-Za-z0-9_]{0,99}"
 
 
@@ -60,6 +61,25 @@ def _true(value: object) -> object:
     return value
 
 
+class Views(Section):
+    """So many fixed views of each training image, drawn once; an epoch shows each image in one of them."""
+
+    views: int = Field(ge=2, le=100)
+    kind: Literal["standard", "flip"] = "standard"
+
+
+def _one_augmentation(value: object) -> object:
+    if value in AUGMENTATIONS or isinstance(value, Views):
+        return value
+    if not isinstance(value, Mapping):
+        raise broken(known.one_of(value, (*AUGMENTATIONS, "{views: V}")))
+    return Views.model_validate(value)
+
+
+Fresh = Literal["none", "flip", "standard"]
+Augmentation = Annotated[Fresh | Views, BeforeValidator(_one_augmentation)]
+
+
 class Shift(Section):
     """One change of all images or labels; exactly one of the fields is given.
 
@@ -91,6 +111,10 @@ class Evaluation(Section):
     shift: Shifted
 
 
+def _kind(augment: Fresh | Views) -> Fresh:
+    return augment.kind if isinstance(augment, Views) else augment
+
+
 class Data(Section):
     """Where images come from, how they are cut to size, and which of them train."""
 
@@ -99,12 +123,22 @@ class Data(Section):
     image_size: int = Field(default=224, ge=1, le=4096)
     resize: int | None = Field(default=None, ge=1, le=8192)
     split: Split = Split()
-    augment: Literal["none", "flip", "standard"] = "none"
+    augment: Augmentation = "none"
     classes: Annotated[tuple[str, ...], BeforeValidator(_class_names)] | None = None
     limit_per_class: int | None = Field(default=None, ge=1)
     on_bad_image: Literal["error", "skip"] = "error"
     shift: Shifted = "none"
     also_evaluate: Annotated[dict[str, Evaluation], Field(min_length=1)] | None = None
+
+    @property
+    def fresh_augment(self) -> Fresh:
+        """How training images are changed anew in every epoch; fixed views are not."""
+        return "none" if isinstance(self.augment, Views) else self.augment
+
+    @property
+    def crops(self) -> bool:
+        """Whether training images are cut at random from larger ones, fixed views too."""
+        return _kind(self.augment) == "standard"
 
     @field_validator("source")
     @classmethod
@@ -139,7 +173,7 @@ class Data(Section):
     @classmethod
     def _same_pixels_in_every_split(cls, shift: Literal["none"] | Shift, info: ValidationInfo) -> object:
         permuted = shift != "none" and shift.permute_pixels is not None
-        if permuted and info.data.get("augment") == "standard":
+        if permuted and _kind(info.data.get("augment", "none")) == "standard":
             raise broken("permute_pixels cannot be combined with augment: standard, which crops images of another size")
         return shift
 

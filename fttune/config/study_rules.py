@@ -54,7 +54,7 @@ def study_problems(
         yield from _sampler_fits(space, searched, sampler)
     yield from _baselines(baselines, space)
     if experiment and searched:
-        conditions = {p.field: p for p in (*_conditions_fit(searched), *_alternatives(searched))}
+        conditions = {p.field: p for p in (*_conditions_fit(searched), *_alternatives(searched), *_overlaps(searched))}
         if not conditions:
             yield from _baselines_act(baselines, searched, sampler)
         refused = ((name, _not_searchable(name, type(experiment))) for name in space)
@@ -214,6 +214,15 @@ def _alternatives(space: Space) -> Iterator[Problem]:
             if any(first in point and second in point for point in points):
                 rule = f"only one of {first} and {second} can be set, but a trial may draw both; give one a when"
                 yield Problem(f"space.{second}", rule)
+
+
+def _overlaps(space: Space) -> Iterator[Problem]:
+    """Yield the parameters that lie in another one: one of the two would replace the other, whatever a trial draws."""
+    for outer, inner in itertools.permutations(space.distributions, 2):
+        if lies_in(inner, outer) and outer not in space.parents[inner]:
+            yield Problem(
+                f"space.{inner}", f"lies in {outer}, which is searched too; take one of them out of the space"
+            )
 
 
 def _space_fits(space: Space, experiment: Experiment, *, broken: Set[str]) -> Iterator[Problem]:

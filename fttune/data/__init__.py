@@ -5,6 +5,7 @@ from fttune.data.augmentation import augment
 from fttune.data.image_data import Geometry, ImageData, Part
 from fttune.data.load import load_data
 from fttune.data.rows import Rows, Spec, Stored
+from fttune.data.views import with_views
 
 __all__ = [
     "ArrayCache",
@@ -18,4 +19,5 @@ __all__ = [
     "augment",
     "in_memory",
     "load_data",
+    "with_views",
 ]

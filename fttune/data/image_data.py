@@ -25,17 +25,23 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Part:
-    """One split, decoded: `images` (N, H, W, 3) uint8, which cannot be written to, and `labels` (N,) int64.
+    """One split, decoded: `images` (views * N, H, W, 3) uint8, which cannot be written to, and `labels` (N,) int64.
 
     The images are memory-mapped unless there was no room on disk. `names` are paths relative to the data, or
     `<data set>[index]`. The order is that of the names, so it depends neither on the file system nor on the rows of a
     table. `key` is a sha256 in hex that stands for all pixels and their order, whatever the labels and names.
+    Row v * N + i of the images is view v of sample i; only training images have more than one view.
     """
 
     images: Pixels
     labels: torch.Tensor
     names: tuple[str, ...]
     key: str
+    views: int = 1
+
+    def labels_of(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the labels (B,) of some rows (B,) of the images."""
+        return self.labels[rows % len(self.labels)]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from fttune.config.data import Data, Shift
+from fttune.config.data import Data, Shift, Views
 from fttune.data.arrays import ArrayCache
 from fttune.data.classes import class_names, keep_classes
 from fttune.data.image_data import Geometry, ImageData, Part, Pixels
@@ -20,6 +20,7 @@ from fttune.data.shift import changes_pixels, shift_images, shift_labels
 from fttune.data.sources import list_samples
 from fttune.data.splits import Splits, limit_per_class, split_samples
 from fttune.data.store import decoded, derived, store_key
+from fttune.data.views import with_views
 from fttune.errors import DataError
 
 
@@ -41,7 +42,8 @@ def load_data(data: Data, geometry: Geometry, *, cache: Path, root: Path, arrays
     """Return the images of train and val, decoded once and memory-mapped from `arrays`, with labels and classes.
 
     `data.path` is relative to `root`; downloads lie below `cache`. With `data.augment: standard`
-    the training images are the central squares of side `geometry.resize`, all others of side `geometry.image_size`.
+    the training images are the central squares of side `geometry.resize`, all others of side `geometry.image_size`;
+    with `{views: V}` they are V views of each image.
     `data.shift` changes both splits; `data.also_evaluate` adds validation images under shifts of their own.
 
     Raises:
@@ -53,7 +55,7 @@ def load_data(data: Data, geometry: Geometry, *, cache: Path, root: Path, arrays
     classes = class_names(splits)
     if data.also_evaluate and not splits.val:
         raise DataError("data.also_evaluate needs a validation split, but data.split.val is 0; give it a share")
-    train_side = geometry.resize if data.augment == "standard" else geometry.image_size
+    train_side = geometry.resize if data.crops else geometry.image_size
     train = _read(splits.train, geometry, train_side, arrays)
     val = _read(splits.val, geometry, geometry.image_size, arrays) if splits.val else None
     skipped = _skipped({**train.unreadable, **(val.unreadable if val else {})}, data.on_bad_image)
@@ -62,6 +64,8 @@ def load_data(data: Data, geometry: Geometry, *, cache: Path, root: Path, arrays
     part = partial(_part, classes=classes, arrays=arrays)
     also = {name: part(val, evaluation.shift) for name, evaluation in (data.also_evaluate or {}).items() if val}
     train_part, val_part = part(train, data.shift), part(val, data.shift) if val else None
+    if isinstance(data.augment, Views):
+        train_part = with_views(train_part, data.augment, image_size=geometry.image_size, arrays=arrays)
     return ImageData(
         classes=classes,
         train=train_part,

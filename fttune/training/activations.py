@@ -169,7 +169,7 @@ class _Pass:
 
     def offers(self) -> dict[int, _Offer]:
         """Return what each boundary offers, from a few images."""
-        samples, begin, offers = len(self.part.labels), self.begin, {}
+        samples, begin, offers = len(self.part.images), self.begin, {}
         x, started = self.start(torch.arange(min(TIMED, samples))), time.perf_counter()
         for number in self.numbers:
             x = _pieces(self.backbone, x, begin, [number])[number]
@@ -180,7 +180,7 @@ class _Pass:
     def keep(self, chosen: Mapping[int, _Offer], obtain: Obtain) -> dict[str, Kept]:
         """Compute the activations at the chosen boundaries in one pass; return them by their names."""
         keys = {number: self.prefix.array_key(self.part, number) for number in chosen}
-        samples = len(self.part.labels)
+        samples = len(self.part.images)
         specs = {keys[n]: Spec((samples, *offer.row.shape[1:]), _numpy(offer.row).dtype) for n, offer in chosen.items()}
 
         def fill(rows: Rows) -> None:

@@ -26,7 +26,7 @@ from fttune.training.heads import AdamW, HeadOptimizer, Heads, Sgd, along
 from fttune.training.inputs import Inputs
 from fttune.training.loop import EVALUATION_BATCH
 from fttune.training.metrics import classification_metrics, only_finite
-from fttune.training.randomness import augmentation_generator, sample_order
+from fttune.training.randomness import augmentation_generator, epoch_rows
 from fttune.training.run import Run, prepare_run
 from fttune.training.schedule import lr_factor, plateau_factor
 from fttune.training.training import (
@@ -227,7 +227,7 @@ class Cohort:
     ) -> tuple[list[Metrics], list[list[float]], Tensor]:
         """Train an epoch; return each member's metrics, its steps' losses, and its mean squared gradient norm (K,)."""
         run, seed = self.run, self.experiments[0].seed
-        rows = sample_order(len(feed.split.labels), seed=seed, epoch=epoch)
+        rows = epoch_rows(feed.split, seed=seed, epoch=epoch)
         draws = augmentation_generator(seed=seed, epoch=epoch)
         losses, hits, sizes = [], [], []
         squares = rates.new_zeros(len(self.experiments))

@@ -27,7 +27,8 @@ class Feed:
         return self.kept.boundary if self.kept else 0
 
     def batch(self, rows: Tensor, draws: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Return inputs (B, ...) and labels (B,) of some rows, on the device; `draws` augments images."""
+        """Return inputs (B, ...) and labels (B,) of some rows of the split's images, on the device; `draws` augments
+        images."""
         return next(self.batches([rows], draws))
 
     def batches(self, order: Sequence[Tensor], draws: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -35,12 +36,12 @@ class Feed:
         device = self.run.device.device
         if self.kept is not None:
             for rows in order:
-                yield self.kept.batch(rows, device), self.split.labels[rows].to(device, non_blocking=True)
+                yield self.kept.batch(rows, device), self.split.labels_of(rows).to(device, non_blocking=True)
             return
         data = self.run.experiment.data
         for images, labels in self.run.inputs.batches(self.split, order, device):
             if draws is not None:
-                images = augment(images, data.augment, image_size=data.image_size, generator=draws)
+                images = augment(images, data.fresh_augment, image_size=data.image_size, generator=draws)
             yield self.run.to_model(images), labels
 
 
@@ -55,11 +56,11 @@ class Feeds:
 def feeds_of(run: Run, boundary: int) -> Feeds:
     """Return an epoch's samples; what the first `boundary` stages make of them is computed once, in evaluation mode.
 
-    Fresh augmentation shows other images in every epoch, so training then begins at the images.
+    Fresh augmentation shows other images in every epoch, so training then begins at the images; fixed views do not.
     """
     data = run.inputs.data
     parts = {} if data.val is None else {"val": data.val, **data.also}
-    train = boundary if run.experiment.data.augment == "none" else 0
+    train = boundary if run.experiment.data.fresh_augment == "none" else 0
     return Feeds(_feed(run, data.train, train), {name: _feed(run, split, boundary) for name, split in parts.items()})
 
 
@@ -76,8 +77,8 @@ def why_not_once(run: Run, boundary: int) -> str | None:
         return f"the first stage, {run.policy.stages[0]}, trains"
     if not run.runs_by_stages:
         return f"{run.backbone.name} cannot be run stage by stage"
-    if run.experiment.data.augment != "none":
-        return f"data.augment: {run.experiment.data.augment} shows other images in every epoch"
+    if (fresh := run.experiment.data.fresh_augment) != "none":
+        return f"data.augment: {fresh} shows other images in every epoch"
     return None if boundary >= leading else "freeze.norm_stats: updated moves the statistics of frozen stages"
 
 

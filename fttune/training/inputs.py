@@ -62,12 +62,12 @@ class Inputs:
 
         The images are in channels-last order in memory, as they are stored.
         """
-        return self.on_device.of(part, device).batch(rows), part.labels[rows].to(device, non_blocking=True)
+        return self.on_device.of(part, device).batch(rows), part.labels_of(rows).to(device, non_blocking=True)
 
     def batches(self, part: Part, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what `batch` returns for each of `order`; on a GPU the next batch is on its way meanwhile."""
         for rows, images in zip(order, self.on_device.of(part, device).batches(order), strict=True):
-            yield images, part.labels[rows].to(device, non_blocking=True)
+            yield images, part.labels_of(rows).to(device, non_blocking=True)
 
     def normalise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return uint8 images as `dtype`, shifted and scaled by the weights' own statistics."""

@@ -14,7 +14,7 @@ from fttune.training.feeds import Feed
 from fttune.training.gradients import GradientRecord, Motion
 from fttune.training.metrics import classification_metrics, only_finite
 from fttune.training.plan import Span
-from fttune.training.randomness import augmentation_generator, sample_order, seed_dropout
+from fttune.training.randomness import augmentation_generator, epoch_rows, seed_dropout
 from fttune.training.run import Run
 from fttune.training.schedule import lr_factor
 
@@ -56,7 +56,7 @@ def train_epoch(run: Run, regime: Regime, feed: Feed, epoch: int) -> TrainedEpoc
     dropout.
     """
     seed, training, per_epoch = run.experiment.seed, run.experiment.training, run.steps_per_epoch
-    rows = sample_order(len(feed.split.labels), seed=seed, epoch=epoch)
+    rows = epoch_rows(feed.split, seed=seed, epoch=epoch)
     draws = augmentation_generator(seed=seed, epoch=epoch)
     record = GradientRecord(regime.freezing.members, moments=run.policy.auto in ("snr", "autofreeze"))
     losses, hits, sizes, factor = [], [], [], 1.0

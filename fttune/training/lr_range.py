@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from fttune.config import Experiment
+from fttune.data import Part
 from fttune.training.feeds import Feed
 from fttune.training.gradients import GradientRecord
 from fttune.training.inputs import Inputs
 from fttune.training.loop import set_rates, train_mode, update
-from fttune.training.randomness import augmentation_generator, sample_order, seed_dropout
+from fttune.training.randomness import augmentation_generator, epoch_rows, seed_dropout
 from fttune.training.regime import next_regime
 from fttune.training.run import prepare_run
 
@@ -168,7 +169,7 @@ def _train_step(experiment: Experiment, inputs: Inputs) -> TrainStep:
     record = GradientRecord(regime.freezing.members, moments=False)
     train_mode(run, regime.freezing)
     feed = Feed(run, inputs.data.train)
-    batches = _batches(experiment, len(inputs.data.train.labels), run.device.device)
+    batches = _batches(experiment, inputs.data.train, run.device.device)
 
     def train(_: int, lr: float) -> float:
         rows, draws = next(batches)
@@ -179,12 +180,10 @@ def _train_step(experiment: Experiment, inputs: Inputs) -> TrainStep:
     return train
 
 
-def _batches(experiment: Experiment, samples: int, device: torch.device) -> Iterator[tuple[Tensor, torch.Generator]]:
+def _batches(experiment: Experiment, part: Part, device: torch.device) -> Iterator[tuple[Tensor, torch.Generator]]:
     """Yield the batches of epoch 1, 2, ... of a recipe, each with the generator that augments it."""
     for epoch in itertools.count(1):
         seed_dropout(device, seed=experiment.seed, epoch=epoch)
         draws = augmentation_generator(seed=experiment.seed, epoch=epoch)
-        for rows in torch.split(
-            sample_order(samples, seed=experiment.seed, epoch=epoch), experiment.training.batch_size
-        ):
+        for rows in torch.split(epoch_rows(part, seed=experiment.seed, epoch=epoch), experiment.training.batch_size):
             yield rows, draws

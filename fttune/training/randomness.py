@@ -8,6 +8,8 @@ torch's CPU generator reads only the lower 32 bits of its seed, so seeds and epo
 import torch
 from torch import Tensor
 
+from fttune.data import Part
+
 SPREAD = 2654435761  # odd and close to 2**32 / golden ratio (Knuth, TAOCP volume 3, section 6.4)
 _AUGMENTATION, _DROPOUT = 2**30, 2**31
 
@@ -25,8 +27,23 @@ def sample_order(n: int, *, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(epoch_seed(seed, epoch)))
 
 
+def shown_views(n: int, views: int, *, seed: int, epoch: int) -> Tensor:
+    """Return in which of its fixed views each of `n` samples is shown in an epoch, (n,) int64.
+
+    It equals `torch.randint(views, (n,), generator=augmentation_generator(seed=seed, epoch=epoch))`.
+    """
+    return torch.randint(views, (n,), generator=augmentation_generator(seed=seed, epoch=epoch))
+
+
+def epoch_rows(part: Part, *, seed: int, epoch: int) -> Tensor:
+    """Return the rows of a part's images that an epoch shows, in their order: each sample once, in one of its views."""
+    n = len(part.labels)
+    order = sample_order(n, seed=seed, epoch=epoch)
+    return order if part.views == 1 else shown_views(n, part.views, seed=seed, epoch=epoch)[order] * n + order
+
+
 def augmentation_generator(*, seed: int, epoch: int) -> torch.Generator:
-    """Return the generator that augments an epoch's images, apart from the one that orders them."""
+    """Return the generator that augments an epoch's images, or chooses their views, apart from the one that orders."""
     return torch.Generator().manual_seed((epoch_seed(seed, epoch) + _AUGMENTATION) % 2**32)
 
 

@@ -64,3 +64,17 @@ def noted(init, sizes: list[int]):
 
 def alone(_: Trials, asked: Asked) -> Hashable:
     return asked.number
+
+
+def test_views_are_searched_and_trials_with_the_same_views_share_them(tmp_path):
+    views = [{"views": 2}, {"views": 3, "kind": "flip"}]
+    space = {
+        "data.augment": {"type": "categorical", "choices": ["none", *views]},
+        "optimizer.weight_decay": {"type": "categorical", "choices": [0.0, 0.1]},
+    }
+    fields = {"budget": {"n_trials": 6}, "batch": 6, "sampler": {"type": "grid"}, "space": space}
+    study, workspace = searched(tmp_path, **fields)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6
+    assert len(list((workspace.arrays / "views").glob("*.npy"))) == 2
+    params = runs_of(workspace.mlflow_uri)[["params.data.augment.views", "params.data.augment.kind"]].dropna()
+    assert sorted(map(tuple, params.to_numpy())) == [("2", "standard")] * 2 + [("3", "flip")] * 2

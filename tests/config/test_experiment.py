@@ -29,6 +29,7 @@ SCHEDULES = "constant, cosine, step, polynomial, one_cycle, plateau"
 
 MAPPING = "must be a mapping of fields, got {}"
 KINDS = "label_flip, contrast, rotate, permute_pixels"
+AUGMENTATIONS = "none, flip, standard, {views: V}"
 ROTATED = {"shift": {"rotate": 30}}
 
 # field: (right values, {wrong value: message}, what else is changed)
@@ -105,11 +106,15 @@ FIELDS = [
     ),
     (
         "data.augment",
-        ["none", "flip", "standard"],
-        {"flips": "must be one of none, flip, standard, got 'flips'; did you mean 'flip'?"},
+        ["none", "flip", "standard", {"views": 2}, {"views": 100, "kind": "flip"}],
+        {
+            "flips": f"must be one of {AUGMENTATIONS}, got 'flips'; did you mean 'flip'?",
+            None: f"must be one of {AUGMENTATIONS}, got None; did you mean 'none'?",
+            5: f"must be one of {AUGMENTATIONS}, got 5",
+            True: f"must be one of {AUGMENTATIONS}, got True",
+        },
         {},
     ),
-    ("data.augment", [], {None: "must be one of none, flip, standard, got None; did you mean 'none'?"}, {}),
     ("data.limit_per_class", [None, 1], {0: "must be >= 1, got 0"}, {}),
     ("data.on_bad_image", ["error", "skip"], {"warn": "must be one of error, skip, got 'warn'"}, {}),
     ("backbone.name", list(known.backbones()), {7: "must be text, got 7"}, {}),
@@ -449,12 +454,58 @@ def test_a_mistake_beside_the_shifts_to_evaluate_is_one_message(value, message):
     assert problems({"data.also_evaluate": value}) == [f"data.also_evaluate{message}"]
 
 
-def test_permuted_pixels_are_not_cropped_at_random():
-    shift, standard = {"permute_pixels": 1}, {"data.augment": "standard"}
+@pytest.mark.parametrize("augment", ["standard", {"views": 2}])
+def test_permuted_pixels_are_not_cropped_at_random(augment):
+    shift, standard = {"permute_pixels": 1}, {"data.augment": augment}
     (problem,) = problems({"data.shift": shift, **standard})
     assert problem.startswith("data.shift: permute_pixels cannot be combined with augment: standard")
     assert problems({"data.shift": {"rotate": 1}, **standard}) == []
     assert problems({"data.also_evaluate": {"ood": {"shift": shift}}, **standard}) == []
+    assert problems({"data.shift": shift, "data.augment": {"views": 2, "kind": "flip"}}) == []
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        ({}, ".views: required field is missing"),
+        ({"kind": "flip"}, ".views: required field is missing"),
+        ({"views": 1}, ".views: must be >= 2, got 1"),
+        ({"views": 101}, ".views: must be <= 100, got 101"),
+        ({"views": 4.0}, ".views: must be a whole number, got 4.0"),
+        ({"views": 4, "kind": "flp"}, ".kind: must be one of standard, flip, got 'flp'; did you mean 'flip'?"),
+        ({"views": 4, "kind": "none"}, ".kind: must be one of standard, flip, got 'none'"),
+        ({"views": 4, "kinds": "flip"}, ".kinds: unknown key; did you mean 'kind'?"),
+    ],
+    ids=str,
+)
+def test_a_mistake_in_views_is_one_message(augment, message):
+    assert problems({"data.augment": augment}) == [f"data.augment{message}"]
+
+
+def test_views_are_standard_unless_they_say_otherwise_and_survive_replace():
+    found = experiment(data__augment={"views": 3}).replace({"seed": 1})
+    assert {k: v for k, v in found.params().items() if k.startswith("data.augment")} == {
+        "data.augment.views": 3,
+        "data.augment.kind": "standard",
+    }
+    assert Experiment.model_validate(found.model_dump()) == found
+    assert experiment().replace({"data.augment.views": 3}).data == experiment(data__augment={"views": 3}).data
+    assert found.replace({"data.augment": "flip"}).data.augment == "flip"
+
+
+@pytest.mark.parametrize(
+    ("augment", "fresh", "crops"),
+    [
+        ("none", "none", False),
+        ("flip", "flip", False),
+        ("standard", "standard", True),
+        ({"views": 2}, "none", True),
+        ({"views": 2, "kind": "flip"}, "none", False),
+    ],
+)
+def test_fixed_views_are_not_fresh_but_may_be_crops(augment, fresh, crops):
+    data = experiment(data__augment=augment).data
+    assert (data.fresh_augment, data.crops) == (fresh, crops)
 
 
 def test_params_of_a_shift_hold_its_own_kind_alone_and_survive_replace():

@@ -49,6 +49,17 @@ def test_a_shift_changes_a_recipe_and_none_leaves_it_as_it_was_before_there_were
     assert recipe(data__shift={"rotate": 30}) != recipe(data__shift={"contrast": 0.3})
 
 
+def test_views_and_their_kind_change_a_recipe():
+    base = recipe(data__augment={"views": 4})
+    assert recipe(data__augment={"views": 4, "kind": "standard"}) == base
+    assert differences(base, recipe(data__augment={"views": 5})) == ["data.augment.views: 4 -> 5"]
+    assert differences(base, recipe(data__augment="none")) == [
+        "data.augment: (absent) -> none",
+        "data.augment.kind: standard -> (absent)",
+        "data.augment.views: 4 -> (absent)",
+    ]
+
+
 def test_what_is_evaluated_beside_does_not_change_a_recipe_or_study():
     also = {"ood": {"shift": {"rotate": 30}}}
     assert recipe(data__also_evaluate=also) == recipe()

@@ -293,6 +293,8 @@ OVERRIDES = [
     ("seed=7", "seed", 7),
     ("data.classes=[5, 6]", "data.classes", ("5", "6")),
     ("data.split.val=0.5", "data.split.val", 0.5),
+    ("data.augment={views: 4}", "data.augment.views", 4),
+    ("data.augment.views=4", "data.augment.views", 4),
     ("data.split={val: 0.0, test: 0.1}", "data.split.test", 0.1),
     ("training.early_stop_epochs=", "training.early_stop_epochs", None),
     ("backbone.weights=a=b.pt", "backbone.weights", "a=b.pt"),

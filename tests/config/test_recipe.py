@@ -17,6 +17,7 @@ SAME = [
     ({}, {"freeze__layer_decay": 0.5}),
     ({"optimizer__lr": 0.01}, {"optimizer__lr": ABSENT, "optimizer__elr": 0.1}),
     ({"training__device": "cpu"}, {"training__device": "cuda"}),
+    ({"data__augment": {"views": 4}}, {"data__augment": {"kind": "standard", "views": 4}}),
     (
         {"optimizer__name": "adamw", "optimizer__momentum": ABSENT},
         {"optimizer__name": "adamw", "optimizer__momentum": None},
@@ -28,6 +29,9 @@ OTHER = [
     ({"freeze__unfrozen_stages": 1}, {"freeze__unfrozen_stages": 1, "freeze__layer_decay": 0.5}),
     ({"optimizer__lr": 0.1}, {"optimizer__lr": ABSENT, "optimizer__elr": 0.1}),
     ({"seed": 0}, {"seed": 1}),
+    ({"data__augment": {"views": 4}}, {"data__augment": {"views": 5}}),
+    ({"data__augment": {"views": 4}}, {"data__augment": {"views": 4, "kind": "flip"}}),
+    ({"data__augment": {"views": 4}}, {"data__augment": "standard"}),
 ]
 
 

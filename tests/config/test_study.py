@@ -311,8 +311,25 @@ def test_a_float_over_a_whole_number_is_refused_and_an_int_over_a_number_is_not(
 
 def test_every_choice_must_be_a_recipe():
     assert space_problems({"data.augment": oneof("none", "flipp", 5)}) == [
-        "space.data.augment.choices[1]: must be one of none, flip, standard, got 'flipp'; did you mean 'flip'?",
-        "space.data.augment.choices[2]: must be one of none, flip, standard, got 5",
+        "space.data.augment.choices[1]: must be one of none, flip, standard, {views: V}, got 'flipp'; "
+        "did you mean 'flip'?",
+        "space.data.augment.choices[2]: must be one of none, flip, standard, {views: V}, got 5",
+    ]
+
+
+def test_views_are_searched_as_choices_or_as_a_number():
+    views = {"type": "int", "low": 2, "high": 8}
+    kind = oneof("standard", "flip")
+    assert space_problems({"data.augment": oneof("none", {"views": 4}), "data.augment.kind": kind}) == []
+    assert space_problems({"data.augment.views": views, "data.augment.kind": kind}) == []
+    assert space_problems({"data.augment": oneof("none", {"views": 1})}) == [
+        "space.data.augment.choices[1]: must be >= 2, got 1"
+    ]
+    assert space_problems({"data.augment": oneof("none", {"views": 4}), "data.augment.views": views}) == [
+        "space.data.augment.views: lies in data.augment, which is searched too; take one of them out of the space"
+    ]
+    assert space_problems({"data.augment.kind": kind}) == [
+        "space.data.augment.kind: can never act, since data.augment is 'none'; take it out of the space"
     ]
 
 

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from fttune.config.data import Shift
-from fttune.data import Geometry, store
+from fttune.config.data import Shift, Views
+from fttune.data import ArrayCache, Geometry, store, with_views
 from fttune.data.shift import shift_images
 from fttune.errors import DataError
 
@@ -72,6 +72,24 @@ def test_training_images_leave_room_for_the_random_crop(make_folder, load, augme
     found = load(augment=augment)
     assert found.train.images.shape == (6, side, side, 3)
     assert found.val.images.shape == (2, 12, 12, 3)
+
+
+@pytest.mark.parametrize(("kind", "side"), [("flip", 12), ("standard", 14)])
+def test_only_training_images_have_views_which_are_those_of_what_would_be_augmented(
+    make_folder, load, tmp_path, kind, side
+):
+    make_folder({"cat": 5, "dog": 5})
+    plain, found = (
+        load(augment=kind, shift={"contrast": 0.5}),
+        load(augment={"views": 3, "kind": kind}, shift={"contrast": 0.5}),
+    )
+    assert plain.train.images.shape == (6, side, side, 3)
+    assert found.train.images.shape == (18, 12, 12, 3) and found.train.views == 3
+    views = with_views(plain.train, Views(views=3, kind=kind), image_size=12, arrays=ArrayCache(tmp_path / "own"))
+    assert np.array_equal(found.train.images, views.images) and found.train.key == views.key != plain.train.key
+    assert torch.equal(found.train.labels, plain.train.labels) and found.train.names == plain.train.names
+    assert np.array_equal(found.val.images, plain.val.images) and found.val.views == 1
+    assert (found.val.key, found.fingerprint) == (plain.val.key, plain.fingerprint)
 
 
 def test_a_share_of_zero_means_no_such_split(make_folder, load):

@@ -1,8 +1,18 @@
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fttune.training.randomness import augmentation_generator, dropout_seed, epoch_seed, sample_order
+from fttune.data import Part
+from fttune.training.randomness import (
+    augmentation_generator,
+    dropout_seed,
+    epoch_rows,
+    epoch_seed,
+    sample_order,
+    shown_views,
+)
 
 SEEDS = st.integers(0, 2**32 - 1)
 EPOCHS = st.integers(1, 100_000)
@@ -66,3 +76,25 @@ def test_drawing_augmentation_does_not_move_the_order():
     torch.rand(100, generator=augmentation)
     assert torch.equal(sample_order(20, seed=3, epoch=2), before)
     assert torch.rand(4, generator=augmentation_generator(seed=3, epoch=2)).tolist() != draws(epoch_seed(3, 2))
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 200), views=st.integers(2, 100), seed=SEEDS, epoch=EPOCHS)
+def test_the_shown_views_are_the_documented_formula(n, views, seed, epoch):
+    generator = torch.Generator().manual_seed((seed * MULTIPLIER + epoch + 2**30) % 2**32)
+    assert torch.equal(shown_views(n, views, seed=seed, epoch=epoch), torch.randint(views, (n,), generator=generator))
+
+
+@pytest.mark.parametrize("views", [1, 4])
+def test_an_epoch_shows_each_sample_once_in_the_order_of_samples_in_the_view_that_was_drawn(views):
+    part = Part(np.zeros((views * 30, 1, 1, 3), np.uint8), torch.arange(30), ("x",) * 30, "key", views)
+    rows = epoch_rows(part, seed=3, epoch=2)
+    assert torch.equal(rows % 30, sample_order(30, seed=3, epoch=2))
+    drawn = shown_views(30, views, seed=3, epoch=2).tolist()
+    assert [row // 30 for row in rows.tolist()] == [drawn[row % 30] for row in rows.tolist()]
+    assert torch.equal(part.labels_of(rows), rows % 30)
+
+
+def test_another_epoch_or_seed_shows_other_views():
+    shown = [shown_views(50, 4, seed=seed, epoch=epoch).tolist() for seed, epoch in ((0, 1), (0, 2), (1, 1))]
+    assert shown[0] != shown[1] != shown[2] != shown[0]

@@ -1,5 +1,8 @@
 """Kept activations, shared models and cohorts give the numbers of the plain path: every run does all itself."""
 
+import dataclasses
+import hashlib
+import math
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -8,6 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fttune.config.data import Views
+from fttune.data import ArrayCache, augment, with_views
 from fttune.models import Weights, build_backbone
 from fttune.models.cifar_resnet import CifarResNet8
 from fttune.models.steps import flatten
@@ -30,6 +35,15 @@ def shared_inputs(make_inputs) -> Callable[[], Inputs]:
         net(torch.randn(16, 3, 8, 8))
     inputs = make_inputs(weights=Weights(net.state_dict(), "file"))
     return lambda: inputs
+
+
+@pytest.fixture
+def viewed_inputs(make_inputs, tmp_path) -> Callable[[], Inputs]:
+    """Return the same inputs at every call, with three views of each training image."""
+    inputs = make_inputs(weights=Weights(CifarResNet8(3).state_dict(), "file"))
+    train = with_views(inputs.data.train, Views(views=3), image_size=8, arrays=ArrayCache(tmp_path))
+    viewed = dataclasses.replace(inputs, data=dataclasses.replace(inputs.data, train=train))
+    return lambda: viewed
 
 
 def numbers(epochs: tuple[EpochEnded, ...]) -> list[dict[str, float]]:
@@ -106,6 +120,72 @@ def test_members_of_a_cohort_train_as_they_would_alone(own, shared, optimizer, s
     assert all(begin.func.__name__ == "Member" for begin in begins)
     for recipe, begin in zip(recipes, begins, strict=True):
         assert_same(finish(begin()), fine_tune(recipe, inputs.plain()), rel=1e-9)
+
+
+VIEWS = {"views": 3}
+
+
+@SHARED
+@given(fields=st.lists(recipes, min_size=2, max_size=3))
+def test_runs_that_share_views_give_the_numbers_of_runs_that_do_not(fields, viewed_inputs, make_recipe):
+    inputs = viewed_inputs()
+    for own in fields:
+        recipe = make_recipe(**{**own, "data__augment": VIEWS}, training__precision="float64")
+        assert_same(fine_tune(recipe, inputs), fine_tune(recipe, inputs.plain()), rel=1e-9)
+
+
+@SHARED
+@given(own=st.lists(heads, min_size=2, max_size=4), shared=common, optimizer=optimizers)
+def test_members_of_a_cohort_see_the_views_they_would_see_alone(own, shared, optimizer, viewed_inputs, make_recipe):
+    inputs = viewed_inputs()
+    fields = [_acting({**one, **shared, **optimizer, "data__augment": VIEWS}) for one in own]
+    recipes = [make_recipe(**one, training__precision="float64") for one in fields]
+    for recipe, begin in zip(recipes, plan(recipes, inputs), strict=True):
+        assert begin.func.__name__ == "Member"
+        assert_same(finish(begin()), fine_tune(recipe, inputs.plain()), rel=1e-9)
+
+
+def test_trials_with_other_views_do_not_train_together(viewed_inputs, make_recipe):
+    recipes = [make_recipe(freeze__unfrozen_stages=0, data__augment={"views": views}) for views in (3, 4)]
+    assert [begin.func.__name__ for begin in plan(recipes, viewed_inputs())] == ["Solo", "Solo"]
+
+
+def test_frozen_stages_run_once_for_all_views_and_nothing_is_said(viewed_inputs, make_recipe, monkeypatch):
+    inputs, emitted, seen = viewed_inputs(), [], []
+    normalise = Inputs.normalise
+    monkeypatch.setattr(Inputs, "normalise", lambda self, x, *a: (seen.append(len(x)), normalise(self, x, *a))[1])
+    for lr in (0.01, 0.02):
+        recipe = make_recipe(freeze__unfrozen_stages=1, data__augment=VIEWS, optimizer__lr=lr, training__epochs=6)
+        fine_tune(recipe, inputs, emit=emitted.append)
+    assert not [event for event in emitted if isinstance(event, Notice)]
+    # Besides, a few images are timed and compared with a folded model.
+    assert 3 * 22 + 12 <= sum(seen) <= 3 * 22 + 12 + 2 * 8
+
+
+def test_each_epoch_sees_each_image_in_the_view_that_is_drawn_for_it(
+    viewed_inputs, make_inputs, make_recipe, monkeypatch
+):
+    """Expected from the images themselves: `augment`, and torch's generators seeded as documented."""
+    part, n, seen = make_inputs().data.train, 22, []
+    images = torch.from_numpy(part.images).permute(0, 3, 1, 2)
+    views = []
+    for view in range(3):
+        digest = hashlib.sha256(f"fttune-views-1:{part.key}:{view}".encode()).hexdigest()
+        generator = torch.Generator().manual_seed(int(digest[:8], 16))
+        views.append([augment(piece, "standard", image_size=8, generator=generator) for piece in images.split(16)])
+    stacked = torch.stack([torch.cat(pieces) for pieces in views])  # (3, 22, 3, 8, 8)
+    normalise = Inputs.normalise
+    monkeypatch.setattr(Inputs, "normalise", lambda self, x, *a: (seen.append(x.clone()), normalise(self, x, *a))[1])
+    inputs = viewed_inputs()
+    data = dataclasses.replace(inputs.data, val=None)
+    fine_tune(make_recipe(data__augment=VIEWS, seed=5), dataclasses.replace(inputs, data=data).plain())
+    for epoch in (1, 2):
+        seed = 5 * 2654435761 + epoch
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed % 2**32))
+        shown = torch.randint(3, (n,), generator=torch.Generator().manual_seed((seed + 2**30) % 2**32))
+        batches = seen[(epoch - 1) * 3 : epoch * 3]
+        assert torch.equal(torch.cat(batches), stacked[shown[order], order])
+    assert len(seen) == 2 * math.ceil(n / 8)
 
 
 def _acting(fields: dict) -> dict:

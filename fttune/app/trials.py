@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from fttune.app.session import Session
@@ -16,7 +17,7 @@ from fttune.config.experiment import flatten
 from fttune.errors import Diverged, FttuneError, Interrupted
 from fttune.searching import Asked, Outcome
 from fttune.training import CheckpointFolder, FineTuneResult, Inputs, Training, cohort_key, finish, plan
-from fttune.training.events import STUDY_ID, EpochEnded, Event, Notice, RunClosed, RunOpened
+from fttune.training.events import STUDY_ID, EpochEnded, Event, RunClosed, RunOpened
 
 Emit = Callable[[Event], None]
 WRITERS = min(4, os.cpu_count() or 1)  # of a cohort's checkpoints, side by side
@@ -73,23 +74,27 @@ class Trials:
     def _run_alone(self, asked: Asked) -> Outcome:
         with self._closed_when_interrupted([asked]):
             self._open(asked, self._params(asked))
-            outcome, closed = self._finished(
-                asked, lambda: self._training(asked), lambda event: self._log(asked, event)
-            )
+            outcome, closed = self._finished(asked, partial(self._training, asked), partial(self._log, asked))
         self._log(asked, closed)
         self.session.deliver(self._key(asked))
         return outcome
 
     def _run_together(self, cohort: Sequence[Asked]) -> dict[int, Outcome]:
-        """Run trials that train as one. What each logs comes in one piece, which is one request to MLflow."""
-        logged: dict[int, list[Event]] = {one.number: [] for one in cohort}
+        """Run trials that train as one. What each logs comes in one piece, which is one request to MLflow.
+
+        All train when the first one begins; then the others have little left to do but to write their checkpoints, side
+        by side, unless that training failed and each must try anew.
+        """
+        logged: list[list[Event]] = [[] for _ in cohort]
+        works = list(zip(cohort, self._plan(cohort), (events.append for events in logged), strict=True))
         with self._closed_when_interrupted(cohort), ThreadPoolExecutor(WRITERS) as pool:
             for one in cohort:
                 self._open(one, self._params(one))
-            begun = [_begun(begin) for begin in self._plan(cohort)]  # in this thread, as torch's own threads are its
-            ended = list(pool.map(self._finished, cohort, begun, (logged[one.number].append for one in cohort)))
-        for one, (_, closed) in zip(cohort, ended, strict=True):
-            for event in (*logged[one.number], closed):
+            ended = [self._finished(*works[0])]
+            side_by_side = pool.map if ended[0][0].state != "failed" else map
+            ended += side_by_side(lambda work: self._finished(*work), works[1:])
+        for one, events, (_, closed) in zip(cohort, logged, ended, strict=True):
+            for event in (*events, closed):
                 self._log(one, event)
         self.session.deliver(*map(self._key, cohort))
         return {one.number: outcome for one, (outcome, _) in zip(cohort, ended, strict=True)}
@@ -172,10 +177,7 @@ class Trials:
             raise
 
     def _log(self, asked: Asked, event: Event) -> None:
-        if isinstance(event, Notice):  # once for all trials
-            self.session.notice(self.name, event.text)
-        else:
-            self.session.log.append(self._key(asked), event)
+        self.session.emit(self._key(asked), event, owner=self.name)
 
     def _key(self, asked: Asked) -> str:
         return f"{self.name}/{asked.number}"
@@ -201,20 +203,6 @@ def boundaries(study: Study, stages: int) -> frozenset[int]:
 def _rest(asked: Asked) -> list[Asked]:
     """Return a trial and those of its cohort that come after it."""
     return [one for one in asked.cohort if one.number >= asked.number] or [asked]
-
-
-def _begun(begin: Callable[[], Training]) -> Callable[[], Training]:
-    """Begin a training now; return what gives it, or raises what beginning it raised."""
-    try:
-        training = begin()
-    except Exception as error:  # noqa: BLE001 (raised again within the trial's boundary)
-        failure = error
-
-        def fail() -> Training:
-            raise failure
-
-        return fail
-    return lambda: training
 
 
 def _outcome(result: FineTuneResult) -> Outcome:

@@ -12,6 +12,7 @@ from fttune.freezing.parts import (
     apply_policy,
     has_running_norms,
     named_parameters,
+    named_tensors,
     trained_names,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "insert_lora",
     "merged_state",
     "named_parameters",
+    "named_tensors",
     "rgn_multipliers",
     "snr_multipliers",
     "trained_names",

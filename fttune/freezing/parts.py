@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from fttune.config.freeze import Freeze
@@ -122,6 +122,14 @@ def named_parameters(part: Part) -> Iterator[tuple[str, nn.Parameter]]:
 def has_running_norms(part: Part) -> bool:
     """Return whether a part has norm layers that keep running statistics."""
     return any(True for module in _modules(part) for _ in _running_norms(module))
+
+
+def named_tensors(part: Part) -> Iterator[tuple[str, Tensor]]:
+    """Yield a part's parameters and buffers with the names that the whole model gives them."""
+    yield from named_parameters(part)
+    for path, member in part.items():
+        if isinstance(member, nn.Module):
+            yield from member.named_buffers(path)
 
 
 def _norm_names(parts: Parts, phase: PhasePlan) -> set[str]:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import distributions, version
 from typing import Any
@@ -28,7 +28,7 @@ Obtain = Callable[[Mapping[str, Spec], Callable[[Rows], None]], Mapping[str, Sto
 BATCH = 64
 TIMED = 4  # images: enough to tell cheap stages from dear ones
 MEMORY_SHARE = 0.25  # of the machine's
-DEVICE_SHARE = 0.5  # of what is free
+DEVICE_SHARE = 0.25  # of the device's memory that would be free without activations; images take more
 _FORMAT = "fttune-activations-1"
 
 
@@ -112,6 +112,18 @@ class Activations:
         found = (self._kept.get(prefix.array_key(part, number)) for number in range(boundary, 0, -1))
         return next((kept for kept in found if kept is not None), None)
 
+    def _near(self, kept: Kept, device: torch.device) -> Kept:
+        """Return activations on a CUDA device where they fit beside all others there, else as they are."""
+        if device.type != "cuda":
+            return kept
+        held = sum(other.array.nbytes for other in self._kept.values() if other.on_device is not None)
+        if held + kept.array.nbytes > DEVICE_SHARE * (torch.cuda.mem_get_info(device)[0] + held):
+            return kept
+        try:
+            return replace(kept, on_device=torch.from_numpy(np.array(kept.array)).view(kept.dtype).to(device))
+        except torch.OutOfMemoryError:  # other processes use the device too
+            return kept
+
     def _compute(self, way: "_Pass") -> None:
         """Compute and keep what is worth it on a pass: on disk, or in memory where that has no room."""
         if self._arrays is None and not self._memory:
@@ -124,7 +136,8 @@ class Activations:
         else:
             chosen = _fitting(offers, self._memory)
             self._memory -= sum(offers[number].nbytes for number in chosen)
-        self._kept |= way.keep(chosen, obtain)
+        for key, kept in way.keep(chosen, obtain).items():
+            self._kept[key] = self._near(kept, way.prefix.device)
         if boundary not in chosen:
             self._without_room.add(way.prefix.array_key(way.part, boundary))
 
@@ -189,7 +202,7 @@ class _Pass:
                     rows.append(keys[number], _numpy(piece))
 
         stored = obtain(specs, fill) if specs else {}
-        return {key: _kept(n, chosen[n].row.dtype, stored[key].array, self.prefix.device) for n, key in keys.items()}
+        return {key: Kept(number, chosen[number].row.dtype, stored[key].array) for number, key in keys.items()}
 
 
 def _pieces(backbone: Backbone, x: Tensor, begin: int, numbers: Iterable[int]) -> dict[int, Tensor]:
@@ -210,13 +223,6 @@ def _fitting(offers: Mapping[int, _Offer], room: int) -> dict[int, _Offer]:
             room -= offer.nbytes
             chosen[number] = offer
     return chosen
-
-
-def _kept(boundary: int, dtype: torch.dtype, array: Array, device: torch.device) -> Kept:
-    if device.type != "cuda" or array.nbytes > DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
-        return Kept(boundary, dtype, array)
-    with torch.inference_mode(False):
-        return Kept(boundary, dtype, array, torch.from_numpy(np.array(array)).view(dtype).to(device))
 
 
 def _numpy(x: Tensor) -> Array:

@@ -7,6 +7,7 @@ activations are kept. Each training has its own lr, momentum, weight decay and s
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -25,7 +26,7 @@ from fttune.training.gradients import TINY
 from fttune.training.heads import AdamW, HeadOptimizer, Heads, Sgd, along
 from fttune.training.inputs import Inputs
 from fttune.training.loop import EVALUATION_BATCH
-from fttune.training.metrics import classification_metrics, only_finite
+from fttune.training.metrics import split_metrics
 from fttune.training.randomness import augmentation_generator, epoch_rows
 from fttune.training.run import Run, prepare_run
 from fttune.training.schedule import lr_factor, plateau_factor
@@ -38,11 +39,12 @@ from fttune.training.training import (
     loss_of,
     monitored,
     require_finite,
+    require_validation,
     stage_mask,
 )
 
 Metrics = dict[str, float]
-HISTORY_BYTES = 2**28
+HISTORY_BYTES = 2**28  # that the heads of a cohort after each epoch may take
 _SHARED = ("epochs", "batch_size", "label_smoothing", "class_weights", "precision", "device")
 
 
@@ -99,23 +101,74 @@ def _largest_cohort(experiment: Experiment, inputs: Inputs) -> int:
     return max(1, HISTORY_BYTES // each)
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """What became of a cohort: by member its ended epochs with the losses of their steps, and all heads after each.
+
+    After a divergence a member has no more epochs. The rest is what `Training` says, and what a checkpoint is made of:
+    all but the head, whose path is `head`, as it was at first. The model itself is another run's by now.
+    """
+
+    facts: Mapping[str, str]
+    counts: tuple[int, int]
+    notice: str | None
+    head: str
+    state: Mapping[str, Tensor]
+    epochs: list[list[tuple[EpochEnded | Diverged, list[float]]]]
+    heads: list[Heads]
+
+    @classmethod
+    def begin(cls, run: Run, members: int) -> "_Trained":
+        """Return what is known before the first epoch."""
+        state = {name: run.start[name] for name in run.backbone.module.state_dict()}
+        path = run.backbone.cut.head_path
+        return cls(described(run), counts(run), why_not_once(run), path, state, [[] for _ in range(members)], [])
+
+    def snapshot(self, index: int, ended: EpochEnded) -> Snapshot:
+        """Return the state of a member after an epoch."""
+        own = {f"{self.head}.{name}": tensor for name, tensor in self.heads[ended.epoch - 1].state(index).items()}
+        return Snapshot(ended, {**self.state, **own})
+
+
+class Cohort:
+    """Trainings of one `cohort_key` on the same inputs; they train when `trained` is first asked for."""
+
+    def __init__(self, experiments: Sequence[Experiment], inputs: Inputs, *, monitor: str | None = None) -> None:
+        self.experiments, self.inputs = experiments, inputs
+        self.monitors = [monitored(monitor or experiment.training.monitor, inputs) for experiment in experiments]
+
+    @cached_property
+    def trained(self) -> _Trained:
+        """What became of the trainings. One that fails leaves nothing behind: asked again, all begin anew."""
+        run = prepare_run(self.experiments[0], self.inputs)
+        trainer = _Trainer(run, self.experiments, self.monitors)
+        found = _Trained.begin(run, len(self.experiments))
+        feeds = feeds_of(run, len(run.policy.stages))
+        for epoch in range(1, run.experiment.training.epochs + 1):
+            past = [[e for e, _ in member if isinstance(e, EpochEnded)] for member in found.epochs]
+            for member, ended in zip(found.epochs, trainer.epoch(epoch, feeds, past), strict=True):
+                if not member or isinstance(member[-1][0], EpochEnded):
+                    member.append(ended)
+            found.heads.append(trainer.heads.clone())
+        run.close()
+        return found
+
+
 class Member:
     """One training of a cohort. Its epochs are there when it begins."""
 
-    def __init__(self, cohort: "Cohort", index: int) -> None:
-        experiment = cohort.experiments[index]
-        self.best = BestEpoch(monitored(cohort.monitor_of(experiment), cohort.inputs))
+    def __init__(self, cohort: Cohort, index: int) -> None:
+        experiment, self._trained, self._index = cohort.experiments[index], cohort.trained, index
+        self.best = BestEpoch(cohort.monitors[index])
         self.step_losses: list[float] = []
+        self.facts, self.counts, self.notice = self._trained.facts, self._trained.counts, self._trained.notice
         self.about: Mapping[str, Any] = about(experiment, cohort.inputs)
-        self._history = cohort.history[index]
-        self.facts: Mapping[str, str] = described(cohort.run)
-        self.counts = counts(cohort.run)
-        self._cohort, self._index = cohort, index
+        self.inputs = cohort.inputs
         self._patience = experiment.training.early_stop_epochs
 
     def epochs(self) -> Iterator[EpochEnded]:
         """Return the epochs, to the last one or until the training stops early. Raises Diverged."""
-        for ended, losses in self._history:
+        for ended, losses in self._trained.epochs[self._index]:
             if isinstance(ended, Diverged):
                 raise ended
             self.step_losses += losses
@@ -124,120 +177,75 @@ class Member:
             if self.best.stalled(ended.epoch, first=1, patience=self._patience):
                 return
 
-    def notices(self) -> list[str]:
-        """Return what people should be told, each once."""
-        return self._cohort.notices()
-
     def last(self, ended: EpochEnded) -> Snapshot:
         """Return the state after an epoch."""
-        return self._cohort.snapshot(self._index, ended)
+        return self._trained.snapshot(self._index, ended)
 
     def close(self) -> None:
         """Do nothing: the cohort gave the model back when it had trained."""
 
 
-class Cohort:
-    """Trainings of one `cohort_key` on the same inputs; they train when `history` is first asked for."""
+class _Trainer:
+    """Trains and evaluates the heads, each by its own recipe; `run` is what they have in common."""
 
-    def __init__(self, experiments: Sequence[Experiment], inputs: Inputs, *, monitor: str | None = None) -> None:
-        self.experiments, self.inputs = experiments, inputs
-        self._monitor = monitor
-        self._after: list[Heads] = []  # each epoch
-        self._told = False
+    def __init__(self, run: Run, experiments: Sequence[Experiment], monitors: Sequence[str | None]) -> None:
+        assert isinstance(run.head, nn.Linear), "asked before by `_largest_cohort`"
+        self.heads = Heads.copies(run.head, len(experiments))
+        self._begun = self.heads.values.detach()[0].clone()  # (C, D), the same for all
+        self._run, self._experiments, self._monitors = run, experiments, monitors
+        self._policies = [resolve(e.freeze, run.policy.stages, epochs=e.training.epochs) for e in experiments]
+        for experiment, policy in zip(experiments, self._policies, strict=True):
+            require_validation(experiment, policy, run.inputs)
+        self._optimizer = _optimizer(experiments, self.heads)
 
-    def monitor_of(self, experiment: Experiment) -> str:
-        """Return the metric that chooses a member's best epoch."""
-        return self._monitor or experiment.training.monitor
+    def epoch(
+        self, epoch: int, feeds: Feeds, past: Sequence[Sequence[EpochEnded]]
+    ) -> list[tuple[EpochEnded | Diverged, list[float]]]:
+        """Train and evaluate an epoch; return how it ended for each, with the losses of its steps.
 
-    @cached_property
-    def run(self) -> Run:
-        """What all have in common."""
-        return prepare_run(self.experiments[0], self.inputs)
-
-    @cached_property
-    def _policies(self) -> list[Policy]:
-        stages, epochs = self.run.policy.stages, self.run.experiment.training.epochs
-        return [resolve(experiment.freeze, stages, epochs=epochs) for experiment in self.experiments]
-
-    @cached_property
-    def _begun(self) -> Tensor:
-        """Return the head's values as they are at first (C, D)."""
-        assert isinstance(self.run.head, nn.Linear), "asked before"
-        return Heads.copies(self.run.head, 1).values.detach()[0]
-
-    @cached_property
-    def _heads(self) -> Heads:
-        assert isinstance(self.run.head, nn.Linear), "asked before"
-        return Heads.copies(self.run.head, len(self.experiments))
-
-    @cached_property
-    def history(self) -> list[list[tuple[EpochEnded | Diverged, list[float]]]]:
-        """The epochs of each member, with the losses of their steps; after a divergence there are no more."""
-        run, first = self.run, self.experiments[0]
-        history: list[list[tuple[EpochEnded | Diverged, list[float]]]] = [[] for _ in self.experiments]
-        feeds = feeds_of(run, len(run.policy.stages))
-        trainer = _Trainer(self.experiments, self._heads)
-        for epoch in range(1, first.training.epochs + 1):
-            past = [[e for e, _ in member if isinstance(e, EpochEnded)] for member in history]
-            rates, lrs = self._rates(epoch, past)
-            started = time.monotonic()
-            trained, losses, squares = self._train(feeds.train, trainer, rates, epoch)
-            motion = self._motion(squares)
-            seconds = (time.monotonic() - started) / len(self.experiments)
-            evaluated = self._evaluate(feeds)
-            whole = (time.monotonic() - started) / len(self.experiments)
-            for index, member in enumerate(history):
-                watched = {**trained[index], "lr": lrs[index], **evaluated[index]}
-                others = {**motion[index], "step_seconds": seconds / run.steps_per_epoch, "epoch_seconds": whole}
-                if not member or isinstance(member[-1][0], EpochEnded):
-                    member.append((_ended(epoch, watched, others), losses[index]))
-            self._after.append(self._heads.clone())
-        run.close()
-        return history
-
-    def notices(self) -> list[str]:
-        """Return what people should be told, each once."""
-        why = None if self._told else why_not_once(self.run, len(self.run.policy.stages))
-        self._told = True
-        own = [] if why is None else [f"frozen stages run for every batch anew: {why}"]
-        return [*own, *self.inputs.workbench.activations.notices()]
-
-    def snapshot(self, index: int, ended: EpochEnded) -> Snapshot:
-        """Return the state of a member after an epoch."""
-        path, heads = self.run.backbone.cut.head_path, self._after[ended.epoch - 1]
-        own = {f"{path}.{name}": tensor for name, tensor in heads.state(index).items()}
-        names = self.run.backbone.module.state_dict().keys()
-        return Snapshot(ended, {**{name: self.run.start[name] for name in names}, **own})
+        `past` are the epochs so far. Each is told its share of the time.
+        """
+        share = len(self._experiments)
+        rates, lrs = self._rates(epoch, past)
+        started = time.monotonic()
+        trained, losses, squares = self._train(feeds.train, rates, epoch)
+        motion = self._motion(squares)
+        steps = (time.monotonic() - started) / self._run.steps_per_epoch / share
+        evaluated = self._evaluate(feeds)
+        times = {"step_seconds": steps, "epoch_seconds": (time.monotonic() - started) / share}
+        watched = [{**a, "lr": lr, **b} for a, lr, b in zip(trained, lrs, evaluated, strict=True)]
+        ended = [_ended(epoch, metrics, {**own, **times}) for metrics, own in zip(watched, motion, strict=True)]
+        return list(zip(ended, losses, strict=True))
 
     def _rates(self, epoch: int, past: Sequence[Sequence[EpochEnded]]) -> tuple[Tensor, list[float]]:
         """Return the lr of every head at each step of an epoch (steps, K), and the trainings' own at its end."""
-        columns, lrs, count = [], [], self.run.steps_per_epoch
-        for experiment, policy, ended in zip(self.experiments, self._policies, past, strict=True):
+        columns, lrs, count = [], [], self._run.steps_per_epoch
+        for experiment, policy, monitor, ended in zip(
+            self._experiments, self._policies, self._monitors, past, strict=True
+        ):
             training, lr = experiment.training, experiment.optimizer.learning_rate
-            plateau = plateau_factor(training, [loss_of(e, self.monitor_of(experiment)) for e in ended], "minimize")
+            plateau = plateau_factor(training, [loss_of(e, monitor) for e in ended], "minimize")
             steps = range((epoch - 1) * count, epoch * count)
             factors = [plateau * lr_factor(training, step=step, steps_per_epoch=count) for step in steps]
             rate = policy.rates(policy.phases[0], lr)[HEAD]
             columns.append([rate * factor for factor in factors])
             lrs.append(policy.phases[0].base(lr) * factors[-1])
-        return torch.tensor(columns, dtype=self.run.device.dtype).T.to(self.run.device.device), lrs
+        return torch.tensor(columns, dtype=self._run.device.dtype).T.to(self._run.device.device), lrs
 
-    def _train(
-        self, feed: Feed, trainer: "_Trainer", rates: Tensor, epoch: int
-    ) -> tuple[list[Metrics], list[list[float]], Tensor]:
+    def _train(self, feed: Feed, rates: Tensor, epoch: int) -> tuple[list[Metrics], list[list[float]], Tensor]:
         """Train an epoch; return each member's metrics, its steps' losses, and its mean squared gradient norm (K,)."""
-        run, seed = self.run, self.experiments[0].seed
+        run, seed = self._run, self._experiments[0].seed
         rows = epoch_rows(feed.split, seed=seed, epoch=epoch)
         draws = augmentation_generator(seed=seed, epoch=epoch)
         losses, hits, sizes = [], [], []
-        squares = rates.new_zeros(len(self.experiments))
+        squares = rates.new_zeros(len(self._experiments))
         run.backbone.module.eval()
-        order = torch.split(rows, self.experiments[0].training.batch_size)
+        order = torch.split(rows, self._experiments[0].training.batch_size)
         for (x, labels), lr in zip(feed.batches(order, draws), rates, strict=True):
             with run.device.autocast():
-                logits = self._heads.logits(self._features(x, feed))  # (B, K, C)
+                logits = self.heads.logits(self._features(x, feed))  # (B, K, C)
                 loss = self._losses(logits, labels)
-            squares += trainer.step(loss, lr)
+            squares += self._step(loss, lr)
             losses.append(loss.detach())
             hits.append((logits.detach().argmax(2) == labels[:, None]).sum(0))
             sizes.append(len(labels))
@@ -250,7 +258,7 @@ class Cohort:
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of every member (K,): what the run's criterion makes of its logits."""
-        criterion, count = self.run.criterion, logits.shape[1]
+        criterion, count = self._run.criterion, logits.shape[1]
         each = F.cross_entropy(
             logits.transpose(1, 2),  # (B, C, K)
             labels[:, None].expand(-1, count),
@@ -261,56 +269,52 @@ class Cohort:
         return each.sum(0) / (len(labels) if criterion.weight is None else criterion.weight[labels].sum())
 
     def _evaluate(self, feeds: Feeds) -> list[Metrics]:
-        found: list[Metrics] = [{} for _ in self.experiments]
+        found: list[Metrics] = [{} for _ in self._experiments]
         for name, feed in feeds.evaluation.items():
-            with torch.inference_mode(), self.run.device.autocast():
+            with torch.inference_mode(), self._run.device.autocast():
                 batches = torch.split(torch.arange(len(feed.split.labels)), EVALUATION_BATCH)
                 pairs = [(self._features(x, feed), truth) for x, truth in feed.batches(batches)]
                 x, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
                 for index, metrics in enumerate(found):
-                    own = classification_metrics(self._heads.alone(index, x), labels, prefix=name)
-                    metrics |= own if name == "val" else only_finite(own)
+                    metrics |= split_metrics(self.heads.alone(index, x), labels, split=name)
         return found
 
     def _features(self, x: Tensor, feed: Feed) -> Tensor:
         """Return what the heads see of a batch."""
         with torch.no_grad():
-            for stage in self.run.backbone.cut.stages[feed.after :]:
-                x = self.run.backbone.run_stage(stage.name, x)
-            return self._heads.seen(x)
+            for stage in self._run.backbone.cut.stages[feed.after :]:
+                x = self._run.backbone.run_stage(stage.name, x)
+            return self.heads.seen(x)
+
+    def _step(self, losses: Tensor, lr: Tensor) -> Tensor:
+        """Make one update for the losses (K,) at the rates (K,); return the gradients' squared norms (K,)."""
+        (gradients,) = torch.autograd.grad(losses.sum(), [self.heads.values])
+        norms = _norms(gradients)
+        with torch.no_grad():
+            if (limit := self._experiments[0].optimizer.clip_grad_norm) is not None:  # as clip_grad_norm_ of torch
+                gradients = gradients * along((limit / (norms + 1e-6)).clamp_max(1.0))
+            self._optimizer.step(self.heads.values, gradients, lr)
+        return norms.square()
 
     def _motion(self, squares: Tensor) -> list[Metrics]:
         """Return what an epoch did to each head, from the mean squared norm of its gradients (K,)."""
-        now = self._heads.values.detach()
+        now = self.heads.values.detach()
         relative = squares.sqrt() / _norms(now).clamp_min(TINY)
         drift = _norms(now - self._begun) / self._begun.norm().clamp_min(TINY)
-        mask = float(stage_mask(self.run, (HEAD,)))
+        mask = float(stage_mask(self._run, (HEAD,)))
         return [
             {f"relative_grad_norm/{HEAD}": r, f"drift/{HEAD}": d, "stages_trained": mask}
             for r, d in zip(relative.tolist(), drift.tolist(), strict=True)
         ]
 
 
-class _Trainer:
-    """Updates the heads, each with the optimizer of its recipe."""
-
-    def __init__(self, experiments: Sequence[Experiment], heads: Heads) -> None:
-        first, self._heads, self._limit = experiments[0].optimizer, heads, experiments[0].optimizer.clip_grad_norm
-        decay = heads.values.new_tensor([e.optimizer.weight_decay for e in experiments])
-        self._optimizer: HeadOptimizer = AdamW(decay)
-        if first.name == "sgd":
-            momentum = heads.values.new_tensor([e.optimizer.momentum or 0.0 for e in experiments])
-            self._optimizer = Sgd(momentum, decay, nesterov=first.nesterov)
-
-    def step(self, losses: Tensor, lr: Tensor) -> Tensor:
-        """Make one update for the losses (K,) at the rates (K,); return the gradients' squared norms (K,)."""
-        (gradients,) = torch.autograd.grad(losses.sum(), [self._heads.values])
-        norms = _norms(gradients)
-        with torch.no_grad():
-            if self._limit is not None:  # as torch.nn.utils.clip_grad_norm_
-                gradients = gradients * along((self._limit / (norms + 1e-6)).clamp_max(1.0))
-            self._optimizer.step(self._heads.values, gradients, lr)
-        return norms.square()
+def _optimizer(experiments: Sequence[Experiment], heads: Heads) -> HeadOptimizer:
+    """Return what updates the heads, each as its recipe says."""
+    decay = heads.values.new_tensor([e.optimizer.weight_decay for e in experiments])
+    if experiments[0].optimizer.name == "adamw":
+        return AdamW(decay)
+    momentum = heads.values.new_tensor([e.optimizer.momentum or 0.0 for e in experiments])
+    return Sgd(momentum, decay, nesterov=experiments[0].optimizer.nesterov)
 
 
 def _norms(heads: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fttune.data import Part as Split
 from fttune.data import augment
-from fttune.freezing import named_parameters
+from fttune.freezing import has_running_norms, named_parameters
 from fttune.training.activations import Kept
 from fttune.training.run import Run
 
@@ -64,22 +64,22 @@ def feeds_of(run: Run, boundary: int) -> Feeds:
     return Feeds(_feed(run, data.train, train), {name: _feed(run, split, boundary) for name, split in parts.items()})
 
 
-def why_not_once(run: Run, boundary: int) -> str | None:
-    """Return why frozen stages run anew for every batch of training, None when none does.
-
-    `boundary` is how many stages from the input stay as they began, now and for as long as the regime lasts.
-    """
+def why_not_once(run: Run) -> str | None:
+    """Return in one line why stages that never train run anew for every batch of training, None when none does."""
     trains = [bool({name for name, _ in named_parameters(run.parts[s])} & run.trained) for s in run.policy.stages]
-    leading = trains.index(True) if any(trains) else len(trains)
+    leading = run.policy.stages[: [*trains, True].index(True)]
+    why = None
     if all(trains):
         return None  # nothing is frozen
     if not leading:
-        return f"the first stage, {run.policy.stages[0]}, trains"
-    if not run.runs_by_stages:
-        return f"{run.backbone.name} cannot be run stage by stage"
-    if (fresh := run.experiment.data.fresh_augment) != "none":
-        return f"data.augment: {fresh} shows other images in every epoch"
-    return None if boundary >= leading else "freeze.norm_stats: updated moves the statistics of frozen stages"
+        why = f"the first stage, {run.policy.stages[0]}, trains"
+    elif not run.runs_by_stages:
+        why = f"{run.backbone.name} cannot be run stage by stage"
+    elif (fresh := run.experiment.data.fresh_augment) != "none":
+        why = f"data.augment: {fresh} shows other images in every epoch"
+    elif run.policy.norm_stats == "updated" and any(has_running_norms(run.parts[stage]) for stage in leading):
+        why = "freeze.norm_stats: updated moves the statistics of frozen stages"
+    return why and f"frozen stages run for every batch anew: {why}"
 
 
 def _feed(run: Run, split: Split, boundary: int) -> Feed:

@@ -74,13 +74,15 @@ def finish(
     """Train to the end, and close the training. Arguments and errors are those of `fine_tune`."""
     started = time.monotonic()
     emit(Described(training.facts))
+    if training.notice is not None:
+        emit(Notice(training.notice))
     epochs: list[EpochEnded] = []
     state: Literal["complete", "pruned"] = "complete"
     with closing(training), _kept_when_cut_short(training, epochs, checkpoints, emit):
         for ended in training.epochs():
             epochs.append(ended)
             emit(ended)
-            for text in training.notices():
+            for text in training.inputs.workbench.activations.notices():
                 emit(Notice(text))
             if prune(ended):
                 state = "pruned"
@@ -109,7 +111,7 @@ def check_recipe(experiment: Experiment, inputs: Inputs, *, monitor: str | None 
     if inputs.data.val is None and "monitor" in experiment.training.model_fields_set:
         raise BadInput("training.monitor needs a validation split, but data.split.val is 0; leave it out")
     run = prepare_run(experiment, inputs)
-    require_validation(run)
+    require_validation(experiment, run.policy, inputs)
     for phase in run.policy.phases:
         train_mode(run, apply_phase(run.parts, run.policy, phase))
         run.backbone.require_size(experiment.data.image_size)

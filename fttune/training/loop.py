@@ -12,7 +12,7 @@ from fttune.freezing import HEAD, Freezing
 from fttune.models import Outputs
 from fttune.training.feeds import Feed
 from fttune.training.gradients import GradientRecord, Motion
-from fttune.training.metrics import classification_metrics, only_finite
+from fttune.training.metrics import split_metrics
 from fttune.training.plan import Span
 from fttune.training.randomness import augmentation_generator, epoch_rows, seed_dropout
 from fttune.training.run import Run
@@ -135,27 +135,18 @@ def try_smallest_batch(run: Run) -> None:
 
 
 def evaluate(feeds: Mapping[str, Feed]) -> dict[str, float]:
-    """Return the metrics of the validation split, and those under other shifts by their names; empty without one.
-
-    Of the latter only finite ones: they may not end a run.
-    """
+    """Return the metrics of the validation split, and those under other shifts by their names; empty without one."""
     metrics: dict[str, float] = {}
     for name, feed in feeds.items():
-        found = _evaluate(feed, prefix=name)
-        metrics |= found if name == "val" else only_finite(found)
+        run = feed.run
+        run.backbone.module.eval()
+        rows = torch.arange(len(feed.split.labels))
+        with torch.inference_mode(), run.device.autocast():
+            batches = feed.batches(torch.split(rows, max(EVALUATION_BATCH, run.experiment.training.batch_size)))
+            pairs = [(run.backbone.outputs(x, after=feed.after).logits, truth) for x, truth in batches]
+            logits, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
+            metrics |= split_metrics(logits, labels, split=name)
     return metrics
-
-
-def _evaluate(feed: Feed, *, prefix: str) -> dict[str, float]:
-    run = feed.run
-    run.backbone.module.eval()
-    logits, labels = [], []
-    rows = torch.arange(len(feed.split.labels))
-    with torch.inference_mode(), run.device.autocast():
-        for x, truth in feed.batches(torch.split(rows, max(EVALUATION_BATCH, run.experiment.training.batch_size))):
-            logits.append(run.backbone.outputs(x, after=feed.after).logits)
-            labels.append(truth)
-        return classification_metrics(torch.cat(logits), torch.cat(labels), prefix=prefix)
 
 
 def _forward(run: Run, x: Tensor, *, after: int = 0) -> Outputs:

@@ -1,7 +1,6 @@
 """Classification metrics from logits; definitions as in scikit-learn, held equal to it by a test."""
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -40,6 +39,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, *, prefix: str) -> di
     return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
 
-def only_finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics that are finite numbers."""
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+def split_metrics(logits: Tensor, labels: Tensor, *, split: str) -> dict[str, float]:
+    """Return the metrics of a split under its name; of others than val only finite ones: they may not end a run."""
+    metrics = classification_metrics(logits, labels, prefix=split)
+    return {name: value for name, value in metrics.items() if split == "val" or math.isfinite(value)}

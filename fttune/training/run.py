@@ -1,7 +1,7 @@
 """Everything one run of a recipe trains with, put together. Knows no epochs."""
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,15 @@ from fttune.config import Experiment
 from fttune.config.policy import Policy, resolve
 from fttune.config.sections import Optimizer
 from fttune.data import Part as Split
-from fttune.freezing import HEAD, Part, Parts, apply_phase, insert_lora, named_parameters, trained_names
+from fttune.freezing import (
+    HEAD,
+    Parts,
+    apply_phase,
+    insert_lora,
+    named_parameters,
+    named_tensors,
+    trained_names,
+)
 from fttune.models import Backbone, build_backbone
 from fttune.training.activations import Prefix
 from fttune.training.device import Device, choose_device
@@ -66,7 +74,7 @@ class Run:
 
         With `norm_stats: updated` running statistics move everywhere.
         """
-        own = {part: {name for name, _ in _tensors(members)} for part, members in self.parts.items()}
+        own = {part: {name for name, _ in named_tensors(members)} for part, members in self.parts.items()}
         everywhere = self.policy.norm_stats == "updated"
         return frozenset[str]().union(*(names for names in own.values() if everywhere or names & self.trained))
 
@@ -125,14 +133,6 @@ def prepare_run(experiment: Experiment, inputs: Inputs) -> Run:
     criterion = nn.CrossEntropyLoss(weight=weight, label_smoothing=experiment.training.label_smoothing)
     apply_phase(parts, policy, policy.phases[0])
     return Run(experiment, inputs, device, key, built, parts, policy, optimizer, criterion)
-
-
-def _tensors(part: Part) -> Iterator[tuple[str, Tensor]]:
-    """Yield a part's parameters and buffers with the names that the whole model gives them."""
-    yield from named_parameters(part)
-    for path, member in part.items():
-        if isinstance(member, nn.Module):
-            yield from member.named_buffers(path)
 
 
 def _build(experiment: Experiment, inputs: Inputs, device: Device) -> Backbone:

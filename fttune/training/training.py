@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from fttune.config import Experiment
+from fttune.config.policy import Policy
 from fttune.config.sections import VAL_METRICS
 from fttune.errors import BadInput, Diverged
 from fttune.freezing import Freezing, named_parameters, trained_names
@@ -27,18 +28,19 @@ class Training(Protocol):
     """A recipe that trains as its epochs are drawn; `close` must follow, after which it does not go on.
 
     `facts` says in words what trains and where, `about` what a checkpoint must say of itself, `counts` the number of
-    parameters that ever train, and of all; `step_losses` are those of the epochs so far, `notices`
-    returns what people should be told of them, each once.
+    parameters that ever train, and of all, `notice` what people should be told of it; `step_losses` are those of the
+    epochs so far.
     """
 
+    inputs: Inputs
     best: BestEpoch
     step_losses: list[float]
     facts: Mapping[str, str]
     about: Mapping[str, Any]
     counts: tuple[int, int]
+    notice: str | None
 
     def epochs(self) -> Iterator[EpochEnded]: ...
-    def notices(self) -> list[str]: ...
     def last(self, ended: EpochEnded) -> Snapshot: ...
     def close(self) -> None: ...
 
@@ -47,15 +49,15 @@ class Solo:
     """A training with a model of its own."""
 
     def __init__(self, experiment: Experiment, inputs: Inputs, *, monitor: str | None = None) -> None:
+        self.inputs = inputs
         self.best = BestEpoch(monitored(monitor or experiment.training.monitor, inputs))
         self.step_losses: list[float] = []
         self.run = prepare_run(experiment, inputs)
-        require_validation(self.run)
+        require_validation(experiment, self.run.policy, inputs)
         self.facts: Mapping[str, str] = described(self.run)
         self.about: Mapping[str, Any] = about(experiment, inputs)
         self.counts = counts(self.run)
-        self._notices: list[str] = []
-        self._told: set[str] = set()
+        self.notice = why_not_once(self.run)
 
     def epochs(self) -> Iterator[EpochEnded]:
         """Train epoch after epoch, to the end of the policy or until it stops early. Raises Diverged."""
@@ -63,37 +65,22 @@ class Solo:
         regime: Regime | None = None
         with _own_random_state(self.run):
             while regime := next_regime(self.run, past, regime):
-                self._tell_why_not_once(regime.boundary)
                 ended, trained = _epoch(self.run, regime, len(past) + 1)
                 past.append(Past(loss_of(ended, self.best.monitor), trained.motion.gradients))
                 self.step_losses += trained.step_losses
-                self.best.offer(ended, self._snapshot)
+                self.best.offer(ended, self.last)
                 yield ended
                 patience = self.run.experiment.training.early_stop_epochs
                 if self.best.stalled(ended.epoch, first=regime.span.first, patience=patience):
                     return
 
-    def notices(self) -> list[str]:
-        """Return what people should be told, each once."""
-        found, self._notices = [*self._notices, *self.run.inputs.workbench.activations.notices()], []
-        return found
-
-    def _tell_why_not_once(self, boundary: int) -> None:
-        why = why_not_once(self.run, boundary)
-        if why is not None and why not in self._told:
-            self._told.add(why)
-            self._notices.append(f"frozen stages run for every batch anew: {why}")
-
     def last(self, ended: EpochEnded) -> Snapshot:
         """Return the state after the epoch that ended last."""
-        return self._snapshot(ended)
+        return Snapshot.of(ended, self.run.backbone.module, start=self.run.start, changing=self.run.changing)
 
     def close(self) -> None:
         """Leave the model to the next training."""
         self.run.close()
-
-    def _snapshot(self, ended: EpochEnded) -> Snapshot:
-        return Snapshot.of(ended, self.run.backbone.module, start=self.run.start, changing=self.run.changing)
 
 
 def described(run: Run) -> dict[str, str]:
@@ -133,15 +120,15 @@ def monitored(metric: str, inputs: Inputs) -> str | None:
     return metric if inputs.data.val else None
 
 
-def require_validation(run: Run) -> None:
+def require_validation(experiment: Experiment, policy: Policy, inputs: Inputs) -> None:
     """Refuse what watches the validation split when there is none. Raises BadInput."""
-    if run.inputs.data.val is not None:
+    if inputs.data.val is not None:
         return
-    if run.experiment.training.early_stop_epochs:
+    if experiment.training.early_stop_epochs:
         raise BadInput("training.early_stop_epochs needs a validation split, but data.split.val is 0")
-    if run.experiment.training.schedule == "plateau":
+    if experiment.training.schedule == "plateau":
         raise BadInput("training.schedule: plateau needs a validation split, but data.split.val is 0")
-    if any(phase.plateau for phase in run.policy.phases):
+    if any(phase.plateau for phase in policy.phases):
         raise BadInput("freeze.phases: until_plateau needs a validation split, but data.split.val is 0")
 
 

@@ -1,10 +1,11 @@
 """What the runs of one process leave for the next: a built model, and what frozen stages have made of the images."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from fttune.freezing import named_tensors
 from fttune.models import Backbone
 from fttune.training.activations import Activations
 
@@ -19,11 +20,11 @@ class Built:
     @classmethod
     def of(cls, backbone: Backbone) -> "Built":
         """Return a backbone as built just now."""
-        return cls(backbone, {name: tensor.detach().clone() for name, tensor in named_tensors(backbone.module)})
+        return cls(backbone, {name: tensor.detach().clone() for name, tensor in named_tensors({"": backbone.module})})
 
     def restore(self, changed: Iterable[str]) -> None:
         """Undo what a run did to the tensors of these names, and to gradients."""
-        tensors = dict(named_tensors(self.backbone.module))
+        tensors = dict(named_tensors({"": self.backbone.module}))
         for name in changed:
             tensors[name].data.copy_(self.start[name])
         for parameter in self.backbone.module.parameters():
@@ -57,9 +58,3 @@ class Workbench:
 
     shelf: Shelf = field(default_factory=Shelf)
     activations: Activations = field(default_factory=Activations)
-
-
-def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield a module's parameters and buffers by name."""
-    yield from module.named_parameters()
-    yield from module.named_buffers()

@@ -10,17 +10,20 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from fttune.config.data import Views
 from fttune.data import ArrayCache, augment, with_views
+from fttune.errors import BadInput
 from fttune.models import Weights, build_backbone
 from fttune.models.cifar_resnet import CifarResNet8
 from fttune.models.steps import flatten
-from fttune.training import Inputs, fine_tune, prepare
+from fttune.training import CheckpointFolder, Inputs, fine_tune, prepare
 from fttune.training.cohort import plan
 from fttune.training.events import EpochEnded, Event, Notice
 from fttune.training.fine_tune import FineTuneResult, finish
 from fttune.training.folding import folded
+from fttune.training.heads import Heads
 
 CLOCKED = ("step_seconds", "epoch_seconds")
 
@@ -186,6 +189,41 @@ def test_each_epoch_sees_each_image_in_the_view_that_is_drawn_for_it(
         batches = seen[(epoch - 1) * 3 : epoch * 3]
         assert torch.equal(torch.cat(batches), stacked[shown[order], order])
     assert len(seen) == 2 * math.ceil(n / 8)
+
+
+def test_a_cohort_that_fails_leaves_nothing_behind(shared_inputs, make_recipe, monkeypatch):
+    recipes = [make_recipe(freeze={}, optimizer__lr=lr, training__precision="float64") for lr in (0.01, 0.1)]
+    begins, clone = plan(recipes, shared_inputs()), Heads.clone
+    monkeypatch.setattr(Heads, "clone", lambda _: 1 / 0)  # at the end of the first epoch
+    with pytest.raises(ZeroDivisionError):
+        begins[0]()
+    monkeypatch.setattr(Heads, "clone", clone)
+    for recipe, begin in zip(recipes, begins, strict=True):
+        assert_same(finish(begin()), fine_tune(recipe, shared_inputs().plain()), rel=1e-9)
+
+
+def test_members_end_as_they_would_after_another_run_has_changed_the_model(shared_inputs, make_recipe, tmp_path):
+    inputs, lora = shared_inputs(), {"adapter": {"lora": {"rank": 2, "alpha": 4}}, "unfrozen_stages": 1}
+    recipes = [make_recipe(freeze={}, optimizer__lr=lr) for lr in (0.01, 0.1)]
+    members = [begin() for begin in plan(recipes, inputs)]
+    fine_tune(make_recipe(freeze=lora), inputs)
+    for recipe, member in zip(recipes, members, strict=True):
+        finish(member, checkpoints=CheckpointFolder(tmp_path / "member"))
+        fine_tune(recipe, inputs.plain(), checkpoints=CheckpointFolder(tmp_path / "alone"))
+        found, expected = (load_file(tmp_path / name / "best.safetensors") for name in ("member", "alone"))
+        assert found.keys() == expected.keys()
+        assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
+
+
+def test_cohorts_need_no_validation_split_unless_a_recipe_does(make_inputs, make_recipe):
+    inputs = make_inputs(val=None)
+    recipes = [make_recipe(freeze={}, optimizer__lr=lr, training__precision="float64") for lr in (0.01, 0.1)]
+    for recipe, begin in zip(recipes, plan(recipes, inputs), strict=True):
+        found, expected = finish(begin()), fine_tune(recipe, inputs.plain())
+        assert found.step_losses == pytest.approx(expected.step_losses, rel=1e-9)
+        assert (found.value, found.best_epoch) == (None, 2)
+    with pytest.raises(BadInput, match="early_stop_epochs needs a validation split"):
+        plan([recipes[0], recipes[1].replace({"training.early_stop_epochs": 1})], inputs)[0]()
 
 
 def _acting(fields: dict) -> dict:

@@ -3,14 +3,14 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fttune.config.workspace import Workspace
 from fttune.errors import FttuneError, Interrupted
 from fttune.tracking import Uploader
-from fttune.training.events import Entry, EventLog, Notice
+from fttune.training.events import Entry, Event, EventLog, Notice
 
 INTERRUPTED_CLOSE_SECONDS = 20.0
 Display = Callable[[Entry], None]
@@ -30,6 +30,13 @@ class Session:
         if (run, text) not in self._told:
             self._told.add((run, text))
             self.log.append(run, Notice(text))
+
+    def emit(self, run: str, event: Event, *, owner: str | None = None) -> None:
+        """Log an event of a run. A notice is told once, as one of `owner` where runs share it."""
+        if isinstance(event, Notice):
+            self.notice(owner or run, event.text)
+        else:
+            self.log.append(run, event)
 
     def files_of(self, run: str) -> Path:
         """Return the folder in which a run's files wait for the uploader."""
@@ -62,11 +69,15 @@ def open_session(workspace: Workspace, *, tracking_uri: str | None, display: Dis
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or workspace.mlflow_uri
     uploader = Uploader(uri, artifacts=workspace.artifacts, locks=workspace.locks)
-    try:
-        yield Session(workspace, EventLog(uploader, *([display] if display else [])), uploader)
-    except BaseException as error:
-        interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+
+    def close(kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            uploader.close()
+            return
+        interrupted = issubclass(kind, Interrupted | KeyboardInterrupt)
         with suppress(FttuneError, TimeoutError):  # the error to show is the first one
             uploader.close(INTERRUPTED_CLOSE_SECONDS if interrupted else None)
-        raise
-    uploader.close()
+
+    with ExitStack() as stack:
+        stack.push(close)
+        yield Session(workspace, EventLog(uploader, *([display] if display else [])), uploader)

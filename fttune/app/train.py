@@ -16,7 +16,7 @@ from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
 from fttune.training import CheckpointFolder, FineTuneResult, Inputs, check_recipe, prepare
 from fttune.training import fine_tune as run_recipe
-from fttune.training.events import Event, EventLog, Notice, RunClosed, RunOpened
+from fttune.training.events import EventLog, Notice, RunClosed, RunOpened
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,7 +114,7 @@ def _train_in(
         result = run_recipe(
             experiment,
             inputs,
-            emit=lambda event: _log(session, run, event),
+            emit=lambda event: session.emit(run, event),
             checkpoints=CheckpointFolder(session.files_of(run), keep_last=True),
         )
         closed = RunClosed(result.state, metrics=result_metrics(experiment, result))
@@ -128,13 +128,6 @@ def _train_in(
         session.log.append(run, closed)
     session.deliver(run)
     return result
-
-
-def _log(session: Session, run: str, event: Event) -> None:
-    if isinstance(event, Notice):  # once, not in every epoch
-        session.notice(run, event.text)
-    else:
-        session.log.append(run, event)
 
 
 def result_metrics(experiment: Experiment, result: FineTuneResult) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -19,7 +19,8 @@ from fttune.config.sections import Section, Seed, broken, one_form
 
 SOURCES = ("digits", "folder", "csv", "torchvision:<DatasetName>")
 PARTS = ("train", "val", "test", "drift", "relative_grad_norm")  # what metrics are named after already
-AUGMENTATIONS = ("none", "flip", "standard")
+Fresh = Literal["none", "flip", "standard"]
+AUGMENTATIONS: tuple[str, ...] = get_args(Fresh)
 NEW_PART = r"[A-Za-z][A-Za-z0-9_]{0,99}"
 
 
@@ -76,7 +77,6 @@ def _one_augmentation(value: object) -> object:
     return Views.model_validate(value)
 
 
-Fresh = Literal["none", "flip", "standard"]
 Augmentation = Annotated[Fresh | Views, BeforeValidator(_one_augmentation)]
 
 

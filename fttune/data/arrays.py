@@ -108,7 +108,9 @@ class ArrayCache:
             if missing:
                 self._drop_damaged(missing)
                 self._make_room(sum(spec.nbytes for spec in missing.values()), keep=specs)
-            try:
+            with ExitStack() as undo:
+                for key in missing:
+                    undo.callback(self._discard, key)
                 with ExitStack() as files:
                     sinks = {key: files.enter_context(rows_on_disk(self._file(key), missing[key])) for key in missing}
                     rows = Rows(missing, sinks, stored)
@@ -116,10 +118,7 @@ class ArrayCache:
                     rows.finish()
                 for key, spec in missing.items():
                     self._let_count(key, _about(spec, sinks[key].content, rows.stored[key].notes))
-            except BaseException:
-                for key in missing:
-                    self._discard(key)
-                raise
+                undo.pop_all()
 
     def _drop_damaged(self, keys: Collection[str]) -> None:
         """Delete what cannot be used, and say so; its writer holds the locks, so that nobody is still at it."""

@@ -39,13 +39,18 @@ def chosen(trials: list[FrozenTrial], number: int, newest: int, best: int) -> li
     return sorted(t.number for t in ranked) + list(range(max(0, number - newest), number))
 
 
+def searched(root: Path, workspace: Workspace) -> tuple[Study, optuna.Study, list[FrozenTrial]]:
+    """A study of 30 trials that were asked one by one."""
+    study = tiny_study(root, sampler__type="tpe", budget__n_trials=30, batch=1)
+    stored = opened(study, workspace)
+    search(study, stored, objective)
+    return study, stored, stored.get_trials(deepcopy=False)
+
+
 def test_a_sampler_sees_the_newest_trials_and_the_best_of_the_older_ones(
     tmp_path: Path, workspace: Workspace, few_seen: tuple[int, int]
 ) -> None:
-    study = tiny_study(tmp_path, sampler__type="tpe", budget__n_trials=30, batch=1)
-    stored = opened(study, workspace)
-    search(study, stored, objective)
-    trials = stored.get_trials(deepcopy=False)
+    study, stored, trials = searched(tmp_path, workspace)
     seen = [t.number for t in History(study, stored).seen(len(trials))(trials)]
     assert seen == chosen(trials, len(trials), *few_seen)
     assert len(seen) == sum(few_seen)
@@ -54,10 +59,7 @@ def test_a_sampler_sees_the_newest_trials_and_the_best_of_the_older_ones(
 def test_a_proposal_is_plain_optunas_from_the_trials_that_are_seen(
     tmp_path: Path, workspace: Workspace, few_seen: tuple[int, int]
 ) -> None:
-    study = tiny_study(tmp_path, sampler__type="tpe", budget__n_trials=30, batch=1)
-    stored = opened(study, workspace)
-    search(study, stored, objective)
-    trials = stored.get_trials(deepcopy=False)
+    study, _, trials = searched(tmp_path, workspace)
     for number in (9, 16, 22, 29):
         plain = optuna.create_study(direction="maximize", sampler=samplers_module.sampler_for(study, number))
         plain.add_trials([trials[n] for n in chosen(trials, number, *few_seen)])

@@ -13,7 +13,8 @@ from fttune.config.data import Shift
 from fttune.data import Part
 from fttune.data.shift import shift_images
 from fttune.models.cifar_resnet import CifarResNet8
-from fttune.training import CheckpointFolder, fine_tune, loop
+from fttune.training import CheckpointFolder, fine_tune
+from fttune.training import metrics as metrics_module
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 DURATIONS = ("epoch_seconds", "step_seconds")
@@ -61,13 +62,13 @@ def test_other_shifts_change_nothing_else_of_a_run(make_inputs, make_recipe):
 def test_a_metric_under_another_shift_that_is_not_finite_is_left_out_and_ends_no_run(
     make_inputs, make_recipe, monkeypatch
 ):
-    plain = loop.classification_metrics
+    plain = metrics_module.classification_metrics
 
     def overflowing(logits, labels, *, prefix):
         metrics = plain(logits, labels, prefix=prefix)
         return {**metrics, "ood/loss": math.inf} if prefix == "ood" else metrics
 
-    monkeypatch.setattr(loop, "classification_metrics", overflowing)
+    monkeypatch.setattr(metrics_module, "classification_metrics", overflowing)
     result = fine_tune(make_recipe(), with_ood(make_inputs()))
     assert result.state == "complete"
     assert all("ood/loss" not in ended.metrics and "ood/accuracy" in ended.metrics for ended in result.epochs)

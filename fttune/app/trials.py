@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from fttune.app.session import Session
@@ -80,24 +81,27 @@ class Trials:
         return outcome
 
     def _run_together(self, cohort: Sequence[Asked]) -> dict[int, Outcome]:
-        """Run trials that train as one. What each logs comes in one piece, which is one request to MLflow.
+        """Run trials that train as one. What each logs comes in one piece at its end, which is one request to MLflow.
 
         All train when the first one begins; then the others have little left to do but to write their checkpoints, side
-        by side, unless that training failed and each must try anew.
+        by side, while MLflow takes those before them. If that training failed, each tries anew.
         """
         logged: list[list[Event]] = [[] for _ in cohort]
         works = list(zip(cohort, self._plan(cohort), (events.append for events in logged), strict=True))
         with self._closed_when_interrupted(cohort), ThreadPoolExecutor(WRITERS) as pool:
-            for one in cohort:
-                self._open(one, self._params(one))
-            ended = [self._finished(*works[0])]
-            side_by_side = pool.map if ended[0][0].state != "failed" else map
-            ended += side_by_side(lambda work: self._finished(*work), works[1:])
-        for one, events, (_, closed) in zip(cohort, logged, ended, strict=True):
-            for event in (*events, closed):
-                self._log(one, event)
+            self._open(cohort[0], self._params(cohort[0]))
+            first = self._finished(*works[0])
+            side_by_side = pool.map if first[0].state != "failed" else map
+            ended = chain([first], side_by_side(lambda work: self._finished(*work), works[1:]))
+            outcomes = {}
+            for one, events, (outcome, closed) in zip(cohort, logged, ended, strict=True):
+                if one is not cohort[0]:
+                    self._open(one, self._params(one))
+                for event in (*events, closed):
+                    self._log(one, event)
+                outcomes[one.number] = outcome
         self.session.deliver(*map(self._key, cohort))
-        return {one.number: outcome for one, (outcome, _) in zip(cohort, ended, strict=True)}
+        return outcomes
 
     def _finished(self, asked: Asked, begin: Callable[[], Training], emit: Emit) -> tuple[Outcome, RunClosed]:
         """Train a trial to its end; its failure is an outcome."""

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from fttune.errors import WeightsError
 from fttune.files import replacing, write_atomically
+from fttune.models import tensor_file
+from fttune.models.tensor_file import Shared
 
 SCHEMA = 1
 # What a file that is no state dict makes torch and safetensors raise: a damaged pickle fails in almost any way.
@@ -93,17 +95,16 @@ def read_sidecar(file: Path) -> Mapping[str, Any]:
     return sidecar
 
 
-def write_tensors(file: Path, state: Mapping[str, Tensor], sidecar: Mapping[str, Any]) -> str:
+def write_tensors(
+    file: Path, state: Mapping[str, Tensor], sidecar: Mapping[str, Any], *, shared: Shared | None = None
+) -> str:
     """Write tensors and the JSON beside them, each by temp, fsync and rename; return the tensors' sha256.
 
-    The JSON with the sha256 comes last: a crash in between leaves a checkpoint that does not verify, never one
-    that silently pairs new weights with old metadata.
+    Those of `shared` are written too. The JSON with the sha256 comes last: a crash in between leaves a checkpoint that
+    does not verify, never one that silently pairs new weights with old metadata.
     """
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
     with replacing(file) as temporary:
-        safetensors.torch.save_file(tensors, temporary)
-        with temporary.open("rb") as content:
-            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+        sha256 = tensor_file.write(temporary, state, shared or Shared())
     document = json.dumps({"schema": SCHEMA, **sidecar, "sha256": sha256}, indent=1)
     write_atomically(file.with_suffix(".json"), lambda temporary: temporary.write_text(document, encoding="utf-8"))
     return sha256

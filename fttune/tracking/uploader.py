@@ -1,16 +1,15 @@
 """One background thread writes events to MLflow, so that training does not wait for single writes.
 
-Events that come within a moment are written together: what those of one run say is one request. The thread also
-imports mlflow, which takes seconds, while the main thread reads images.
+Events that come within a moment are written together, those of a run at its end at the latest: what they say is one
+request. The thread also imports mlflow, which takes seconds, while the main thread reads images.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib import import_module
 from pathlib import Path
-from threading import Event as Flag
-from threading import Lock
+from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fttune.errors import FttuneError, TrackingFailed
@@ -32,19 +31,21 @@ class Uploader:
         self._pool.submit(import_module, "fttune.tracking.store")
         self._store: MlflowStore | None = None
         self._waiting: list[Entry] = []
-        self._lock = Lock()
-        self._wanted = Flag()
+        self._lock = Condition()
+        self._wanted = False
         self._pending: list[Future[None]] = []
         self._failed = False
 
     def __call__(self, entry: Entry) -> None:
-        """Take an entry to write, within `GATHER_SECONDS` or when someone waits for it."""
+        """Take an entry to write, within `GATHER_SECONDS`, when its run ends or when someone waits for it."""
         if isinstance(entry.event, StudyProgress | Notice):
             return
         with self._lock:
             self._waiting.append(entry)
             if len(self._waiting) == 1:
                 self._pending.append(self._pool.submit(self._gather))
+            if isinstance(entry.event, RunClosed):
+                self._lock.notify()
 
     def ask(self, query: Callable[["MlflowStore"], Answer]) -> Answer:
         """Return what `query` finds in the store, once all entries so far are in it.
@@ -59,7 +60,7 @@ class Uploader:
 
     def flush(self, timeout_seconds: float | None = None) -> None:
         """Wait until all entries so far are stored. Raises as `ask` does."""
-        self._wanted.set()
+        self._want(True)
         try:
             done = []
             end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
@@ -68,7 +69,7 @@ class Uploader:
                 wait(pending, None if end is None else max(0.0, end - time.monotonic()))
                 done += pending
         finally:
-            self._wanted.clear()
+            self._want(False)
         for future in done:
             self._result(future, 0)
 
@@ -79,6 +80,11 @@ class Uploader:
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _want(self, wanted: bool) -> None:
+        with self._lock:
+            self._wanted = wanted
+            self._lock.notify()
+
     def _take_pending(self) -> "list[Future[None]]":
         with self._lock:
             pending, self._pending = self._pending, []
@@ -86,8 +92,8 @@ class Uploader:
 
     def _gather(self) -> None:
         """Wait a moment for more entries, then write them all, those of one run together."""
-        self._wanted.wait(GATHER_SECONDS)
         with self._lock:
+            self._lock.wait_for(lambda: self._wanted or _a_run_ends(self._waiting), GATHER_SECONDS)
             entries, self._waiting = self._waiting, []
             for run, events in _by_run(entries).items():
                 self._pending.append(self._pool.submit(self._write, run, events))
@@ -121,6 +127,10 @@ class Uploader:
 
             self._store = MlflowStore(self._uri, artifacts=self._artifacts, locks=self._locks)
         return self._store
+
+
+def _a_run_ends(entries: Sequence[Entry]) -> bool:
+    return any(isinstance(entry.event, RunClosed) for entry in entries)
 
 
 def _by_run(entries: Iterable[Entry]) -> dict[str, list[Event]]:

@@ -2,7 +2,8 @@
 
 import platform
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fttune import __version__
 from fttune.config.sections import VAL_METRICS
 from fttune.freezing import merged_state
 from fttune.models.files import write_tensors
+from fttune.models.tensor_file import Shared
 from fttune.training.events import EpochEnded
 
 
@@ -26,10 +28,11 @@ class CheckpointFolder:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The tensors of a module at the end of an epoch, on the CPU."""
+    """The tensors of a module at the end of an epoch: those of `state`, on the CPU, and those that others have too."""
 
     ended: EpochEnded
     state: Mapping[str, Tensor]
+    shared: Shared = field(default_factory=Shared)
 
     @classmethod
     def of(
@@ -48,7 +51,7 @@ class Snapshot:
     def write(self, file: Path, about: Mapping[str, Any]) -> list[Path]:
         """Write `.safetensors` with its JSON beside it; return both paths, the JSON last."""
         epoch = {"epoch": self.ended.epoch, "metrics": dict(self.ended.metrics)}
-        write_tensors(file, self.state, {**about, **epoch, "versions": library_versions()})
+        write_tensors(file, self.state, {**about, **epoch, "versions": library_versions()}, shared=self.shared)
         return [file, file.with_suffix(".json")]
 
 
@@ -81,6 +84,7 @@ class BestEpoch:
         return a < b if VAL_METRICS[self.monitor] == "minimize" else a > b
 
 
+@cache
 def library_versions() -> dict[str, str]:
     """Return the versions of the parts that can change a result."""
     names = ("torch", "torchvision", "numpy", "pillow")

@@ -19,6 +19,7 @@ from fttune.config import Experiment
 from fttune.config.policy import Policy, resolve
 from fttune.errors import Diverged
 from fttune.freezing import HEAD
+from fttune.models.tensor_file import Shared
 from fttune.training.checkpoints import BestEpoch, Snapshot
 from fttune.training.events import EpochEnded
 from fttune.training.feeds import Feed, Feeds, feeds_of, why_not_once
@@ -113,21 +114,22 @@ class _Trained:
     counts: tuple[int, int]
     notice: str | None
     head: str
-    state: Mapping[str, Tensor]
+    shared: Shared
     epochs: list[list[tuple[EpochEnded | Diverged, list[float]]]]
     heads: list[Heads]
 
     @classmethod
     def begin(cls, run: Run, members: int) -> "_Trained":
         """Return what is known before the first epoch."""
-        state = {name: run.start[name] for name in run.backbone.module.state_dict()}
         path = run.backbone.cut.head_path
-        return cls(described(run), counts(run), why_not_once(run), path, state, [[] for _ in range(members)], [])
+        own = {f"{path}.{name}" for name in run.head.state_dict()}
+        shared = Shared({name: run.start[name] for name in run.backbone.module.state_dict() if name not in own})
+        return cls(described(run), counts(run), why_not_once(run), path, shared, [[] for _ in range(members)], [])
 
     def snapshot(self, index: int, ended: EpochEnded) -> Snapshot:
         """Return the state of a member after an epoch."""
         own = {f"{self.head}.{name}": tensor for name, tensor in self.heads[ended.epoch - 1].state(index).items()}
-        return Snapshot(ended, {**self.state, **own})
+        return Snapshot(ended, own, self.shared)
 
 
 class Cohort:

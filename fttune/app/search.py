@@ -59,7 +59,7 @@ def search(
         check_recipe(_deepest(study), inputs, monitor=study.metric)
         identity = study_identity(study, data=inputs.data.fingerprint, weights=inputs.weights.identity)
         with searching.study_lock(study.name, locks=workspace.locks), delivered_on_interruption(session):
-            session.uploader.ask(lambda store: store.uri)  # refuses a store that cannot be used, before any work
+            session.uploader.open()  # refuses a store that cannot be used, before any work
             storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
             stored = searching.open_study(study, storage, identity, new=new)
             _compare_stores(session, study, stored)
@@ -106,8 +106,9 @@ def _is_closed(study: Study, stored: "optuna.Study") -> bool:
 def _compare_stores(session: Session, study: Study, stored: "optuna.Study") -> None:
     """Say when MLflow lacks a study that Optuna holds: its store was deleted, or another one is in use."""
     tags = {"fttune.kind": "study", STUDY_ID: str(stored.user_attrs[searching.ID])}
-    known = session.uploader.ask(lambda store: store.find_run(study.experiment.name, tags))
-    if known is None and (counted := searching.counted(stored)):
+    if not (counted := searching.counted(stored)):
+        return
+    if session.uploader.ask(lambda store: store.find_run(study.experiment.name, tags)) is None:
         session.notice(stored.study_name, f"{counted} earlier trials are not in this MLflow; --new runs them anew")
 
 
@@ -156,6 +157,7 @@ class _Search:
             closed = RunClosed("failed", {"fttune.cause": str(error)})
             raise
         finally:
+            self.trials.close_paused()
             self.session.log.append(parent, closed)
         self._remember_closed(best)
 
@@ -172,7 +174,8 @@ class _Search:
 
     def _trial(self, asked: Asked) -> Outcome:
         outcome = self.trials.run(asked)
-        self._report_progress(outcome)
+        if outcome.state != "paused":
+            self._report_progress(outcome)
         return outcome
 
     def _reuse(self, asked: Asked, outcome: Outcome, twin: int) -> None:

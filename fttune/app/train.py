@@ -68,7 +68,7 @@ def train(
     with open_session(workspace or Workspace.at(), tracking_uri=None, display=display) as session:
         inputs = prepare_in(session, experiment)
         check_recipe(experiment, inputs)
-        session.uploader.ask(lambda store: store.uri)  # refuses a store that cannot be used, before any work
+        session.uploader.open()  # refuses a store that cannot be used, before any work
         return _train_in(session, experiment, inputs, run=f"train/{experiment.name}/{uuid.uuid4().hex[:12]}")
 
 

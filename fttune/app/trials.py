@@ -17,7 +17,7 @@ from fttune.config.distributions import Categorical, Int
 from fttune.config.experiment import flatten
 from fttune.errors import Diverged, FttuneError, Interrupted
 from fttune.searching import Asked, Outcome
-from fttune.training import CheckpointFolder, FineTuneResult, Inputs, Training, cohort_key, finish, plan
+from fttune.training import CheckpointFolder, FineTuneResult, Fit, Inputs, Training, Verdict, cohort_key, plan
 from fttune.training.events import STUDY_ID, EpochEnded, Event, RunClosed, RunOpened
 
 Emit = Callable[[Event], None]
@@ -38,9 +38,10 @@ class Trials:
     inputs: dict[str, Inputs]
     _begins: dict[int, Callable[[], Training]] = field(default_factory=dict)
     _ended: dict[int, Outcome] = field(default_factory=dict)
+    _paused: dict[int, tuple[Asked, Fit]] = field(default_factory=dict)
 
     def run(self, asked: Asked) -> Outcome:
-        """Run one trial. All that it logged is stored before this returns.
+        """Run one trial, or go on with one that paused. All that it logged is stored before this returns its end.
 
         Without a pruner nothing has to be decided between a cohort's trials: the first runs all that are left of it.
         """
@@ -57,8 +58,15 @@ class Trials:
                     return inputs_key(experiment), key
         return asked.number
 
+    def close_paused(self) -> None:
+        """Close the runs of trials that wait to go on, as interrupted."""
+        while self._paused:
+            _, (asked, _) = self._paused.popitem()
+            self._log(asked, RunClosed("interrupted"))
+
     def abandon(self, asked: Asked, cause: str) -> None:
-        """Close the run of a trial that was asked and will not run."""
+        """Close the run of a trial that was asked and will not run, or not go on."""
+        self._paused.pop(asked.number, None)
         self._open(asked, flatten(asked.values))
         self._log(asked, RunClosed("failed", {"fttune.cause": cause}))
         self.session.deliver(self._key(asked))
@@ -74,8 +82,11 @@ class Trials:
 
     def _run_alone(self, asked: Asked) -> Outcome:
         with self._closed_when_interrupted([asked]):
-            self._open(asked, self._params(asked))
+            if asked.number not in self._paused:
+                self._open(asked, self._params(asked))
             outcome, closed = self._finished(asked, partial(self._training, asked), partial(self._log, asked))
+        if closed is None:
+            return outcome
         self._log(asked, closed)
         self.session.deliver(self._key(asked))
         return outcome
@@ -97,24 +108,24 @@ class Trials:
             for one, events, (outcome, closed) in zip(cohort, logged, ended, strict=True):
                 if one is not cohort[0]:
                     self._open(one, self._params(one))
-                for event in (*events, closed):
+                for event in (*events, *filter(None, [closed])):
                     self._log(one, event)
                 outcomes[one.number] = outcome
         self.session.deliver(*map(self._key, cohort))
         return outcomes
 
-    def _finished(self, asked: Asked, begin: Callable[[], Training], emit: Emit) -> tuple[Outcome, RunClosed]:
-        """Train a trial to its end; its failure is an outcome."""
+    def _finished(self, asked: Asked, begin: Callable[[], Training], emit: Emit) -> tuple[Outcome, RunClosed | None]:
+        """Train a trial to its end, or until it pauses; its failure is an outcome."""
         try:
             if (refusal := self.study.experiment.refusal(dict(asked.values))) is not None:
                 return Outcome("failed", cause=refusal), RunClosed("failed", {"fttune.cause": refusal})
             experiment = self.study.experiment.replace(asked.values)
-            result = finish(
-                begin(),
-                emit=emit,
-                prune=lambda ended: self._prune(asked, experiment, ended),
-                checkpoints=CheckpointFolder(self.session.files_of(self._key(asked))),
-            )
+            _, fit = self._paused.pop(asked.number, (asked, None))
+            fit = fit or Fit(begin(), emit=emit, checkpoints=CheckpointFolder(self.session.files_of(self._key(asked))))
+            result = fit.go_on(lambda ended: self._judge(asked, experiment, ended))
+            if result is None:
+                self._paused[asked.number] = asked, fit
+                return Outcome("paused"), None
             return _outcome(result), RunClosed(result.state, metrics=result_metrics(experiment, result))
         except (Interrupted, KeyboardInterrupt):
             raise
@@ -124,10 +135,10 @@ class Trials:
             cause = str(error) if isinstance(error, FttuneError) else f"{type(error).__name__}: {error}"
             return Outcome("failed", cause=cause), RunClosed("failed", {"fttune.cause": cause})
 
-    def _prune(self, asked: Asked, experiment: Experiment, ended: EpochEnded) -> bool:
+    def _judge(self, asked: Asked, experiment: Experiment, ended: EpochEnded) -> Verdict:
         """Report the epoch; the last one ends the trial anyway, as complete."""
-        stop = asked.prune(ended.epoch, ended.metrics[self.study.metric])
-        return stop and ended.epoch < experiment.training.epochs
+        verdict = asked.judge(ended.epoch, ended.metrics[self.study.metric], ended.epoch - ended.unsettled)
+        return verdict if ended.epoch < experiment.training.epochs else "go"
 
     def _training(self, asked: Asked) -> Training:
         """Begin a trial's training; the first of a cohort makes the plan for all that are still to run."""

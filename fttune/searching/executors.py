@@ -4,28 +4,36 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from fttune.training import Verdict
+
+# Takes an epoch, counted from 1, its metric, and how many epochs ago the last phase of the policy began.
+Judge = Callable[[int, float, int], Verdict]
+
 
 @dataclass(frozen=True)
 class Asked:
     """One trial to run.
 
-    `values` are the fields of the space, to be filled into the experiment. `resumed` says that an earlier process
-    has begun this trial. `prune(epoch, value)` reports the metric of an epoch, counted from 1, and answers whether
-    to stop there. `cohort` are the trials that were submitted together with it, itself among them.
+    `values` are the fields of the space, to be filled into the experiment. `resumed` says that an earlier process has
+    begun this trial. `judge` is asked after each epoch. `cohort` are the trials that were submitted together with it,
+    itself among them.
     """
 
     number: int
     resumed: bool
     values: Mapping[str, Any]
-    prune: Callable[[int, float], bool]
+    judge: Judge
     cohort: "tuple[Asked, ...]" = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended; `value` belongs to complete trials, `cause` to failed and diverged ones."""
+    """How a trial ended; `value` belongs to complete trials, `cause` to failed and diverged ones.
 
-    state: Literal["complete", "pruned", "diverged", "failed"]
+    A paused one has not ended: submitted again it goes on, its judge asked anew about the epoch after which it paused.
+    """
+
+    state: Literal["complete", "pruned", "diverged", "failed", "paused"]
     value: float | None = None
     trainable_parameters: int | None = None
     best_epoch: int | None = None
@@ -48,7 +56,7 @@ class Handle:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial has ended; an event of an older attempt than the last one submitted is to be ignored."""
+    """A trial has ended, or has paused; an event of an older attempt than the last one submitted is to be ignored."""
 
     number: int
     attempt: int

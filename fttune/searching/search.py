@@ -4,9 +4,9 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -16,10 +16,10 @@ from fttune.config.distributions import encoded
 from fttune.errors import TooManyFailures
 from fttune.searching.executors import Asked, Executor, Handle, Outcome
 from fttune.searching.history import History
+from fttune.searching.pruning import Pruning, pruning_of
 from fttune.searching.samplers import sampler_for
 from fttune.searching.store import FACTS, TrialFacts, facts_of
 
-PRUNED_AT = "fttune.pruned_at"
 MAX_REPEATS = 3
 
 
@@ -44,7 +44,7 @@ def search(
     own numbers. Those that the budget leaves no room for are told as failed, with their cause, after `abandon` was
     called for each. A trial whose recipe equals that of a complete one does not run: it is told that one's value, after
     `reuse` was called with its outcome and the other's number. Whatever runs where, trials are told in the order of
-    their numbers.
+    their numbers; with successive halving and hyperband, in that order on the way to each rung.
 
     Raises:
         TooManyFailures: `budget.max_failed` trials in a row failed.
@@ -54,7 +54,10 @@ def search(
     history = History(study, stored)
     failed_in_a_row = 0
     while not history.is_spent() and (block := _next_block(study, stored, history)):
-        for trial, outcome in _outcomes(study, block, executor, history, together=together, reuse=reuse):
+        pruning = pruning_of(study, stored)
+        asked = {t.number: Asked(t.number, resumed, study.values(t.params), pruning.judge(t)) for t, resumed in block}
+        running = _Block(history, executor, pruning, asked, reuse)
+        for trial, outcome in running.outcomes([trial for trial, _ in block], together):
             failed_in_a_row = failed_in_a_row + 1 if outcome.state == "failed" else 0
             if failed_in_a_row >= study.budget.max_failed:
                 _give_up(study, stored, abandon)
@@ -65,37 +68,63 @@ def search(
     _give_up(study, stored, abandon)
 
 
-def _outcomes(
-    study: Study,
-    block: Sequence[tuple[Trial, bool]],
-    executor: Executor,
-    history: History,
-    *,
-    together: Together,
-    reuse: Reuse,
-) -> Iterator[tuple[Trial, Outcome]]:
-    """Run a block; yield its trials in the order of their numbers, each once it has been told."""
-    asked = {t.number: Asked(t.number, resumed, study.values(t.params), _pruning(study, t)) for t, resumed in block}
-    # A recipe that is there already, or will be, does not train: it takes no part in a cohort.
-    first_with = {history.recipe(t): t.number for t, _ in reversed(block)}
-    alone = {t.number for t, _ in block if history.twin(t) or first_with[history.recipe(t)] != t.number}
-    for cohort in _cohorts(asked.values(), lambda one: one.number if one.number in alone else together(one)):
-        executor.submit(cohort, attempt=1)
-    events = executor.events()
-    early: dict[int, Outcome] = {}
-    for trial, _ in block:
-        if history.is_spent():
-            break
-        number, started = trial.number, time.monotonic()
-        if (twin := history.twin(trial)) is not None:
-            executor.cancel(Handle((number,)), hard=True)
-            yield trial, _reused(trial, asked[number], twin, reuse)
-            continue
-        while number not in early:
-            ended = next(events)
-            early[ended.number] = ended.outcome
-        yield trial, _told(trial, early[number], time.monotonic() - started, history.recipe(trial))
-    executor.cancel(Handle(tuple(asked)), hard=True)
+@dataclass
+class _Block:
+    """Trials that were asked together, on their way to their outcomes."""
+
+    history: History
+    executor: Executor
+    pruning: Pruning
+    asked: Mapping[int, Asked]
+    reuse: Reuse
+    _seconds: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+
+    def outcomes(self, trials: Sequence[Trial], together: Together) -> Iterator[tuple[Trial, Outcome]]:
+        """Run the block; yield its trials in the order of their numbers, each once it has been told.
+
+        Where trials pause at rungs, that is the order of those that end on the way to the same one.
+        """
+        # A recipe that is there already, or will be, does not train: it takes no part in a cohort.
+        first_with = {self.history.recipe(t): t.number for t in reversed(trials)}
+        alone = {t.number for t in trials if self.history.twin(t) or first_with[self.history.recipe(t)] != t.number}
+        for cohort in _cohorts(self.asked.values(), lambda one: one.number if one.number in alone else together(one)):
+            self.executor.submit(cohort, attempt=1)
+        left = trials
+        while left := (yield from self._to_next_rung(left)):
+            self.executor.submit([self.asked[trial.number] for trial in left], attempt=1)
+        self.executor.cancel(Handle(tuple(self.asked)), hard=True)
+
+    def _to_next_rung(self, trials: Sequence[Trial]) -> Generator[tuple[Trial, Outcome], None, list[Trial]]:
+        """Run trials until each has ended or waits at a rung; decide on those, and return those that are to go on.
+
+        A trial with the recipe of one that waits, waits for what becomes of it.
+        """
+        events, early = self.executor.events(), {}
+        paused: list[Trial] = []
+        postponed: list[Trial] = []
+        for trial in trials:
+            number, started = trial.number, time.monotonic()
+            if self.history.is_spent():
+                return []
+            if (twin := self.history.twin(trial)) is not None:
+                self.executor.cancel(Handle((number,)), hard=True)
+                yield trial, _reused(trial, self.asked[number], twin, self.reuse)
+                continue
+            recipe = self.history.recipe(trial)
+            if recipe is not None and recipe in map(self.history.recipe, paused):
+                self.executor.cancel(Handle((number,)), hard=True)
+                postponed.append(trial)
+                continue
+            while number not in early:
+                ended = next(events)
+                early[ended.number] = ended.outcome
+            self._seconds[number] += time.monotonic() - started
+            if early[number].state == "paused":
+                paused.append(trial)
+            else:
+                yield trial, _told(trial, early[number], self._seconds[number], recipe)
+        self.pruning.decide(paused)
+        return sorted(paused + postponed, key=lambda trial: trial.number)
 
 
 def _cohorts(asked: Iterable[Asked], together: Together) -> list[tuple[Asked, ...]]:
@@ -219,37 +248,11 @@ def _tell(trial: Trial, outcome: Outcome) -> None:
         trial.study.tell(trial, state=TrialState.PRUNED)
 
 
-def _pruning(study: Study, trial: Trial) -> Callable[[int, float], bool]:
-    """Return the trial's `prune`. What an earlier process reported is not reported, nor asked, a second time.
-
-    Without a pruner nothing is reported: each report is a transaction, and MLflow has the curve.
-    """
-    if study.pruner.type == "none":
-        return lambda *_: False
-    frozen = trial.storage.get_trial(trial._trial_id)
-    reported = frozen.last_step or 0
-    pruned_at = frozen.user_attrs.get(PRUNED_AT)
-
-    def prune(epoch: int, value: float) -> bool:
-        if pruned_at is not None:
-            return bool(epoch >= pruned_at)
-        if epoch < reported:
-            return False
-        if epoch > reported:
-            trial.report(value, step=epoch)
-        if not trial.should_prune():
-            return False
-        trial.set_user_attr(PRUNED_AT, epoch)
-        return True
-
-    return prune
-
-
 def _give_up(study: Study, stored: optuna.Study, abandon: Abandon) -> None:
     """Tell the asked trials that will not run; they do not count, and nothing stays running."""
     cause = "the search ended before this trial did"
     for trial in stored.get_trials(deepcopy=False):
         if trial.state is TrialState.RUNNING:
-            abandon(Asked(trial.number, True, study.values(trial.params), lambda *_: False), cause)
+            abandon(Asked(trial.number, True, study.values(trial.params), lambda *_: "prune"), cause)
             _record(Trial(stored, trial._trial_id), TrialFacts(state="failed", seconds=0.0, cause=cause))
             stored.tell(trial.number, state=TrialState.FAIL)

@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
+from optuna.pruners import HyperbandPruner
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
@@ -127,6 +128,8 @@ def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bo
 
 def _kept_in_memory(stored: optuna.Study, storage: RDBStorage) -> optuna.Study:
     memory = WriteThrough(storage, stored.study_name)
+    if isinstance(stored.pruner, HyperbandPruner):
+        stored.pruner._try_initialization(stored)  # else samplers know no brackets before it is first asked to prune
     return optuna.load_study(study_name=stored.study_name, storage=memory, pruner=stored.pruner)
 
 

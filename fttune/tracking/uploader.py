@@ -33,7 +33,7 @@ class Uploader:
         self._waiting: list[Entry] = []
         self._lock = Condition()
         self._wanted = False
-        self._pending: list[Future[None]] = []
+        self._pending: list[Future[Any]] = []
         self._failed = False
 
     def __call__(self, entry: Entry) -> None:
@@ -46,6 +46,20 @@ class Uploader:
                 self._pending.append(self._pool.submit(self._gather))
             if isinstance(entry.event, RunClosed):
                 self._lock.notify()
+
+    def open(self) -> None:
+        """Open the store; one whose file is not there yet is made in the background, which takes seconds.
+
+        Raises:
+            StoreError: the store cannot be used as it stands.
+        """
+        opening = self._pool.submit(self._opened)
+        file = Path(self._uri.removeprefix("sqlite:///"))
+        if self._uri.startswith("sqlite:///") and not file.exists():
+            with self._lock:
+                self._pending.append(opening)
+        else:
+            self._result(opening)
 
     def ask(self, query: Callable[["MlflowStore"], Answer]) -> Answer:
         """Return what `query` finds in the store, once all entries so far are in it.
@@ -85,7 +99,7 @@ class Uploader:
             self._wanted = wanted
             self._lock.notify()
 
-    def _take_pending(self) -> "list[Future[None]]":
+    def _take_pending(self) -> "list[Future[Any]]":
         with self._lock:
             pending, self._pending = self._pending, []
         return pending

@@ -3,15 +3,17 @@
 from fttune.training.checkpoints import CheckpointFolder, library_versions
 from fttune.training.cohort import cohort_key, plan
 from fttune.training.device import choose_device
-from fttune.training.fine_tune import FineTuneResult, check_recipe, fine_tune, finish
+from fttune.training.fine_tune import FineTuneResult, Fit, Verdict, check_recipe, fine_tune, finish
 from fttune.training.inputs import Inputs, prepare
 from fttune.training.training import Training
 
 __all__ = [
     "CheckpointFolder",
     "FineTuneResult",
+    "Fit",
     "Inputs",
     "Training",
+    "Verdict",
     "check_recipe",
     "choose_device",
     "cohort_key",

@@ -167,21 +167,26 @@ class Member:
         self.about: Mapping[str, Any] = about(experiment, cohort.inputs)
         self.inputs = cohort.inputs
         self._patience = experiment.training.early_stop_epochs
+        self._done = 0
 
     def epochs(self) -> Iterator[EpochEnded]:
         """Return the epochs, to the last one or until the training stops early. Raises Diverged."""
-        for ended, losses in self._trained.epochs[self._index]:
+        for ended, losses in self._trained.epochs[self._index][self._done :]:
+            if self._done and self.best.stalled(self._done, first=1, patience=self._patience):
+                return
             if isinstance(ended, Diverged):
                 raise ended
+            self._done += 1
             self.step_losses += losses
             self.best.offer(ended, self.last)
             yield ended
-            if self.best.stalled(ended.epoch, first=1, patience=self._patience):
-                return
 
     def last(self, ended: EpochEnded) -> Snapshot:
         """Return the state after an epoch."""
         return self._trained.snapshot(self._index, ended)
+
+    def pause(self) -> None:
+        """Do nothing, as `close`."""
 
     def close(self) -> None:
         """Do nothing: the cohort gave the model back when it had trained."""

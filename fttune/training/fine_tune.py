@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,8 @@ from fttune.training.inputs import Inputs
 from fttune.training.loop import train_mode, try_smallest_batch
 from fttune.training.run import prepare_run
 from fttune.training.training import Solo, Training, monitored, require_validation
+
+Verdict = Literal["go", "prune", "pause"]  # on a training after an epoch
 
 
 @dataclass(frozen=True)
@@ -72,37 +74,98 @@ def finish(
     checkpoints: CheckpointFolder | None = None,
 ) -> FineTuneResult:
     """Train to the end, and close the training. Arguments and errors are those of `fine_tune`."""
-    started = time.monotonic()
-    emit(Described(training.facts))
-    if training.notice is not None:
-        emit(Notice(training.notice))
-    epochs: list[EpochEnded] = []
-    state: Literal["complete", "pruned"] = "complete"
-    with closing(training), _kept_when_cut_short(training, epochs, checkpoints, emit):
+    fit = Fit(training, emit=emit, checkpoints=checkpoints)
+    result = fit.go_on(lambda ended: "prune" if prune(ended) else "go")
+    assert result is not None, "it does not pause"
+    return result
+
+
+class Fit:
+    """A training on its way to its result, which may pause after an epoch and go on later."""
+
+    def __init__(
+        self,
+        training: Training,
+        *,
+        emit: Callable[[Event], None] = lambda _: None,
+        checkpoints: CheckpointFolder | None = None,
+    ) -> None:
+        self._training, self._emit, self._checkpoints = training, emit, checkpoints
+        self._epochs: list[EpochEnded] = []
+        self._seconds = 0.0
+
+    def go_on(self, judge: Callable[[EpochEnded], Verdict]) -> FineTuneResult | None:
+        """Train until `judge` ends or pauses it, or to the end; return the result, None when paused.
+
+        It is asked after each epoch, and once more about the epoch after which it paused. Raises as `fine_tune`; the
+        training is then closed, as it is after the result.
+        """
+        started = time.monotonic()
+        with ExitStack() as closing, self._kept_when_cut_short():
+            closing.callback(self._training.close)
+            verdict = self._train(judge)
+            self._seconds += time.monotonic() - started
+            if verdict == "pause":
+                closing.pop_all()
+                self._training.pause()
+                return None
+            if self._checkpoints:
+                self._write(self._checkpoints)
+        return self._result("pruned" if verdict == "prune" else "complete")
+
+    def _train(self, judge: Callable[[EpochEnded], Verdict]) -> Verdict:
+        """Return the first verdict other than to go on, or that one at the end."""
+        training = self._training
+        if self._epochs:
+            if (verdict := judge(self._epochs[-1])) != "go":
+                return verdict
+        else:
+            self._emit(Described(training.facts))
+            if training.notice is not None:
+                self._emit(Notice(training.notice))
         for ended in training.epochs():
-            epochs.append(ended)
-            emit(ended)
+            self._epochs.append(ended)
+            self._emit(ended)
             for text in training.inputs.workbench.activations.notices():
-                emit(Notice(text))
-            if prune(ended):
-                state = "pruned"
-                break
-        best = training.best.ended
+                self._emit(Notice(text))
+            if (verdict := judge(ended)) != "go":
+                return verdict
+        return "go"
+
+    def _result(self, state: Literal["complete", "pruned"]) -> FineTuneResult:
+        best, monitor = self._training.best.ended, self._training.best.monitor
         assert best is not None, "there is at least one epoch"
-        if checkpoints:
-            _write(training, epochs[-1], checkpoints, emit)
-    trainable, total = training.counts
-    return FineTuneResult(
-        state=state,
-        best_epoch=best.epoch,
-        value=best.metrics[training.best.monitor] if training.best.monitor else None,
-        epochs=tuple(epochs),
-        step_losses=tuple(training.step_losses),
-        trainable_parameters=trainable,
-        parameters=total,
-        seconds=time.monotonic() - started,
-        checkpoint=checkpoints.folder / "best.safetensors" if checkpoints else None,
-    )
+        trainable, total = self._training.counts
+        return FineTuneResult(
+            state=state,
+            best_epoch=best.epoch,
+            value=best.metrics[monitor] if monitor else None,
+            epochs=tuple(self._epochs),
+            step_losses=tuple(self._training.step_losses),
+            trainable_parameters=trainable,
+            parameters=total,
+            seconds=self._seconds,
+            checkpoint=self._checkpoints.folder / "best.safetensors" if self._checkpoints else None,
+        )
+
+    @contextmanager
+    def _kept_when_cut_short(self) -> Iterator[None]:
+        """Write what there is when a training diverges or is interrupted; a trial has no last state: it runs again."""
+        try:
+            yield
+        except (Diverged, Interrupted, KeyboardInterrupt):
+            if self._checkpoints and self._checkpoints.keep_last and self._training.best.ended:
+                self._write(self._checkpoints)
+            raise
+
+    def _write(self, checkpoints: CheckpointFolder) -> None:
+        training, folder = self._training, checkpoints.folder
+        assert training.best.snapshot is not None, "an epoch was offered"
+        files = training.best.snapshot.write(folder / "best.safetensors", training.about)
+        if checkpoints.keep_last:
+            files += training.last(self._epochs[-1]).write(folder / "last.safetensors", training.about)
+        for file in files:
+            self._emit(FileSaved(file, "checkpoint"))
 
 
 def check_recipe(experiment: Experiment, inputs: Inputs, *, monitor: str | None = None) -> None:
@@ -117,28 +180,3 @@ def check_recipe(experiment: Experiment, inputs: Inputs, *, monitor: str | None 
         run.backbone.require_size(experiment.data.image_size)
         try_smallest_batch(run)
     run.close()
-
-
-@contextmanager
-def _kept_when_cut_short(
-    training: Training,
-    epochs: list[EpochEnded],
-    checkpoints: CheckpointFolder | None,
-    emit: Callable[[Event], None],
-) -> Iterator[None]:
-    """Write what there is when a training diverges or is interrupted; a trial keeps no last state and runs again."""
-    try:
-        yield
-    except (Diverged, Interrupted, KeyboardInterrupt):
-        if checkpoints and checkpoints.keep_last and training.best.ended:
-            _write(training, epochs[-1], checkpoints, emit)
-        raise
-
-
-def _write(training: Training, last: EpochEnded, checkpoints: CheckpointFolder, emit: Callable[[Event], None]) -> None:
-    assert training.best.snapshot is not None, "an epoch was offered"
-    files = training.best.snapshot.write(checkpoints.folder / "best.safetensors", training.about)
-    if checkpoints.keep_last:
-        files += training.last(last).write(checkpoints.folder / "last.safetensors", training.about)
-    for file in files:
-        emit(FileSaved(file, "checkpoint"))

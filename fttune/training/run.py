@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fttune.config import Experiment
-from fttune.config.policy import Policy, resolve
+from fttune.config.freeze import Lora
+from fttune.config.policy import PhasePlan, Policy, resolve
 from fttune.config.sections import Optimizer
 from fttune.data import Part as Split
 from fttune.freezing import (
-    HEAD,
     Parts,
     apply_phase,
     insert_lora,
@@ -100,10 +100,31 @@ class Run:
         images = self.inputs.normalise(images, self.device.dtype)
         return images if self.device.device.type == "cuda" else images.contiguous()
 
+    def pause(self, phase: PhasePlan) -> "Paused":
+        """Leave the model to other runs, and return what this one goes on with."""
+        paused = Paused(phase, {n: t.detach().clone() for n, t in self.built.tensors() if n in self.changing})
+        self.close()
+        return paused
+
+    def go_on(self, paused: "Paused") -> None:
+        """Take the model back, as this run had left it. No other run may be under way."""
+        self.inputs.workbench.shelf.take_back(self.built)
+        self.built.restore(self.built.start)
+        self.built.set(paused.tensors)
+        apply_phase(self.parts, self.policy, paused.phase)
+
     def close(self) -> None:
         """Leave the model to the next run; this one must not go on."""
-        if self.policy.lora is None:  # its adapters would stay
+        if self.policy.lora is None:
             self.inputs.workbench.shelf.put(self.key, self.built, changed=self.changing)
+
+
+@dataclass(frozen=True)
+class Paused:
+    """What a paused run goes on with, beside its optimizer: the phase, and the tensors that it may have changed."""
+
+    phase: PhasePlan
+    tensors: Mapping[str, Tensor]
 
 
 def prepare_run(experiment: Experiment, inputs: Inputs) -> Run:
@@ -118,14 +139,12 @@ def prepare_run(experiment: Experiment, inputs: Inputs) -> Run:
         experiment.seed,
         device,
     )
-    built = inputs.workbench.shelf.take(key, lambda: _build(experiment, inputs, device))
+    policy = resolve(experiment.freeze, inputs.stages(experiment), epochs=experiment.training.epochs)
+    if policy.lora is None:
+        built = inputs.workbench.shelf.take(key, lambda: _build(experiment, inputs, device))
+    else:  # its adapters stay, so nobody else may have this model
+        built = _adapted(_build(experiment, inputs, device), policy, policy.lora, seed=experiment.seed)
     parts = built.backbone.parts()
-    policy = resolve(experiment.freeze, [name for name in parts if name != HEAD], epochs=experiment.training.epochs)
-    if policy.lora is not None:
-        adapted = {stage for phase in policy.phases for stage in phase.stages}
-        members = [member for stage in policy.stages if stage in adapted for member in parts[stage].values()]
-        insert_lora(members, policy.lora, seed=experiment.seed)
-        built = Built.of(built.backbone)
     optimizer = build_optimizer(parts, experiment.optimizer, fused=device.device.type in ("cpu", "cuda"))
     weight = None
     if experiment.training.class_weights == "balanced":
@@ -133,6 +152,14 @@ def prepare_run(experiment: Experiment, inputs: Inputs) -> Run:
     criterion = nn.CrossEntropyLoss(weight=weight, label_smoothing=experiment.training.label_smoothing)
     apply_phase(parts, policy, policy.phases[0])
     return Run(experiment, inputs, device, key, built, parts, policy, optimizer, criterion)
+
+
+def _adapted(backbone: Backbone, policy: Policy, lora: Lora, *, seed: int) -> Built:
+    """Return a backbone with adapters in all stages that ever train."""
+    parts, stages = backbone.parts(), {stage for phase in policy.phases for stage in phase.stages}
+    members = [member for stage in policy.stages if stage in stages for member in parts[stage].values()]
+    insert_lora(members, lora, seed=seed)
+    return Built.of(backbone)
 
 
 def _build(experiment: Experiment, inputs: Inputs, device: Device) -> Backbone:

@@ -21,11 +21,13 @@ from fttune.training.inputs import Inputs
 from fttune.training.loop import Regime, TrainedEpoch, evaluate, train_epoch
 from fttune.training.metrics import TOP_K
 from fttune.training.regime import Past, next_regime
-from fttune.training.run import Run, prepare_run
+from fttune.training.run import Paused, Run, prepare_run
 
 
 class Training(Protocol):
     """A recipe that trains as its epochs are drawn; `close` must follow, after which it does not go on.
+
+    After `pause` another one may train; `epochs` then goes on after the last epoch.
 
     `facts` says in words what trains and where, `about` what a checkpoint must say of itself, `counts` the number of
     parameters that ever train, and of all, `notice` what people should be told of it; `step_losses` are those of the
@@ -42,6 +44,7 @@ class Training(Protocol):
 
     def epochs(self) -> Iterator[EpochEnded]: ...
     def last(self, ended: EpochEnded) -> Snapshot: ...
+    def pause(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -58,29 +61,40 @@ class Solo:
         self.about: Mapping[str, Any] = about(experiment, inputs)
         self.counts = counts(self.run)
         self.notice = why_not_once(self.run)
+        self._past: list[Past] = []
+        self._regime: Regime | None = None
+        self._paused: Paused | None = None
 
     def epochs(self) -> Iterator[EpochEnded]:
         """Train epoch after epoch, to the end of the policy or until it stops early. Raises Diverged."""
-        past: list[Past] = []
-        regime: Regime | None = None
+        if self._paused is not None:
+            self.run.go_on(self._paused)
+            self._paused = None
         with _own_random_state(self.run):
-            while regime := next_regime(self.run, past, regime):
-                ended, trained = _epoch(self.run, regime, len(past) + 1)
-                past.append(Past(loss_of(ended, self.best.monitor), trained.motion.gradients))
+            while not self._stops_early() and (regime := next_regime(self.run, self._past, self._regime)):
+                self._regime = regime
+                ended, trained = _epoch(self.run, regime, len(self._past) + 1)
+                self._past.append(Past(loss_of(ended, self.best.monitor), trained.motion.gradients))
                 self.step_losses += trained.step_losses
                 self.best.offer(ended, self.last)
                 yield ended
-                patience = self.run.experiment.training.early_stop_epochs
-                if self.best.stalled(ended.epoch, first=regime.span.first, patience=patience):
-                    return
 
     def last(self, ended: EpochEnded) -> Snapshot:
         """Return the state after the epoch that ended last."""
         return Snapshot.of(ended, self.run.backbone.module, start=self.run.start, changing=self.run.changing)
 
+    def pause(self) -> None:
+        """Leave the model to other trainings until `epochs` is drawn from again."""
+        assert self._regime is not None, "an epoch has ended"
+        self._paused = self.run.pause(self._regime.phase)
+
     def close(self) -> None:
         """Leave the model to the next training."""
         self.run.close()
+
+    def _stops_early(self) -> bool:
+        patience, first = self.run.experiment.training.early_stop_epochs, self._regime.span.first if self._regime else 1
+        return bool(self._past) and self.best.stalled(len(self._past), first=first, patience=patience)
 
 
 def described(run: Run) -> dict[str, str]:
@@ -149,7 +163,9 @@ def _epoch(run: Run, regime: Regime, epoch: int) -> tuple[EpochEnded, TrainedEpo
     metrics |= {f"relative_grad_norm/{part}": gradient.relative for part, gradient in motion.gradients.items()}
     metrics |= {f"drift/{part}": value for part, value in motion.drift.items()}
     metrics["stages_trained"] = float(stage_mask(run, regime.freezing.trained))
-    return EpochEnded(epoch, {**metrics, "epoch_seconds": time.monotonic() - started}), trained
+    in_last = regime.span.index == len(run.policy.phases) - 1
+    metrics["epoch_seconds"] = time.monotonic() - started
+    return EpochEnded(epoch, metrics, unsettled=regime.span.first - 1 if in_last else epoch), trained
 
 
 def require_finite(metrics: Mapping[str, float], epoch: int) -> None:

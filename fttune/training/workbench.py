@@ -1,6 +1,6 @@
 """What the runs of one process leave for the next: a built model, and what frozen stages have made of the images."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -22,11 +22,19 @@ class Built:
         """Return a backbone as built just now."""
         return cls(backbone, {name: tensor.detach().clone() for name, tensor in named_tensors({"": backbone.module})})
 
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield all tensors of the backbone with their names."""
+        return named_tensors({"": self.backbone.module})
+
+    def set(self, values: Mapping[str, Tensor]) -> None:
+        """Give tensors of the backbone, by name, these values."""
+        tensors = dict(self.tensors())
+        for name, value in values.items():
+            tensors[name].data.copy_(value)
+
     def restore(self, changed: Iterable[str]) -> None:
         """Undo what a run did to the tensors of these names, and to gradients."""
-        tensors = dict(named_tensors({"": self.backbone.module}))
-        for name in changed:
-            tensors[name].data.copy_(self.start[name])
+        self.set({name: self.start[name] for name in changed})
         for parameter in self.backbone.module.parameters():
             parameter.grad = None
 
@@ -46,6 +54,11 @@ class Shelf:
             return Built.of(build())
         built.restore(self._changed)
         return built
+
+    def take_back(self, built: Built) -> None:
+        """Let nobody else have a model that was put there, if it still is."""
+        if built is self._built:
+            self._built = None
 
     def put(self, key: Hashable, built: Built, *, changed: frozenset[str]) -> None:
         """Give a model to the next run; `changed` are the names of all tensors that may differ from the start."""

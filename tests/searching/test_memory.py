@@ -39,7 +39,7 @@ def transactions(engine: Any) -> Iterator[list[None]]:
 def reporting(asked: Asked) -> Outcome:
     """A trial of five epochs, each offered to the pruner; every third is pruned or diverges."""
     for epoch in range(1, 6):
-        if asked.prune(epoch, 0.1 * epoch + 0.01 * asked.number):
+        if asked.judge(epoch, 0.1 * epoch + 0.01 * asked.number, epoch) == "prune":
             return Outcome("pruned", trainable_parameters=1, best_epoch=epoch)
     return Outcome("complete", 1.0 / (1 + asked.number), 1, 5) if asked.number % 3 else Outcome("diverged", cause="nan")
 
@@ -64,7 +64,9 @@ def test_a_report_is_one_transaction_more(tmp_path: Path, workspace: Workspace) 
     at_start: list[int] = []
     with transactions(storage.engine) as seen:
         search(
-            study, stored, lambda asked: (at_start.append(len(seen)), asked.prune(1, 0.5), Outcome("complete", 0.5))[2]
+            study,
+            stored,
+            lambda asked: (at_start.append(len(seen)), asked.judge(1, 0.5, 1), Outcome("complete", 0.5))[2],
         )
     assert len(seen) - at_start[0] == 1 + 2
 

@@ -53,9 +53,11 @@ def value_at(values: dict[str, object], epoch: int) -> float:
 
 
 def objective(asked: Asked) -> Outcome:
+    """Trains anew after a pause: the judge answers for earlier epochs as it did."""
     for epoch in range(1, EPOCHS + 1):
-        if asked.prune(epoch, value_at(dict(asked.values), epoch)):
-            return Outcome("pruned")
+        verdict = asked.judge(epoch, value_at(dict(asked.values), epoch), epoch)
+        if verdict != "go" and epoch < EPOCHS:
+            return Outcome("pruned" if verdict == "prune" else "paused")
     return Outcome("complete", value_at(dict(asked.values), EPOCHS), trainable_parameters=1, best_epoch=EPOCHS)
 
 
@@ -77,7 +79,7 @@ def stopping(at_call: int, at_epoch: int) -> Callable[[Asked], Outcome]:
         if calls != at_call:
             return objective(asked)
         for epoch in range(1, at_epoch + 1):
-            if asked.prune(epoch, value_at(dict(asked.values), epoch)):
+            if asked.judge(epoch, value_at(dict(asked.values), epoch), epoch) != "go":
                 break
         raise KeyboardInterrupt
 
@@ -165,15 +167,19 @@ def test_a_trial_killed_while_it_was_asked_is_completed_with_the_same_values(
 def test_a_pruning_decision_outlives_the_process(tmp_path: Path, workspace: Workspace) -> None:
     study = tiny_study(tmp_path, pruner={"type": "successive_halving", "reduction_factor": 2}, budget__n_trials=6)
 
+    pruned: list[int] = []
+
     def dies_after_deciding(asked: Asked) -> Outcome:
         outcome = objective(asked)
         if outcome.state == "pruned":
+            pruned.append(asked.number)
             raise KeyboardInterrupt
         return outcome
 
     with pytest.raises(KeyboardInterrupt):
         search(study, opened(study, workspace), dies_after_deciding)
-    running = next(t for t in opened(study, workspace).trials if t.state is TrialState.RUNNING)
+    running = opened(study, workspace).trials[pruned[0]]
+    assert running.state is TrialState.RUNNING
     search(study, opened(study, workspace), objective)
     after = opened(study, workspace).trials[running.number]
     assert after.state is TrialState.PRUNED
@@ -213,7 +219,7 @@ def test_a_diverged_trial_counts_as_pruned_without_a_value(tmp_path: Path, works
     def diverges_after_a_good_epoch(asked: Asked) -> Outcome:
         if asked.number != 1:
             return objective(asked)
-        asked.prune(1, 1000.0)
+        asked.judge(1, 1000.0, 1)
         return Outcome("diverged", cause="loss became nan")
 
     search(study, stored, diverges_after_a_good_epoch)
@@ -293,17 +299,18 @@ def test_equal_trials_rank_by_fewer_trained_parameters_then_by_number(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("pruner", "plain"),
+    ("pruner", "plain", "at"),
     [
-        ({"type": "median", "startup_trials": 2, "warmup_epochs": 1}, optuna.pruners.MedianPruner(2, 2)),
+        ({"type": "median", "startup_trials": 2, "warmup_epochs": 1}, optuna.pruners.MedianPruner(2, 2), {1, 2, 3, 4}),
         (
             {"type": "successive_halving", "min_epochs": 1, "reduction_factor": 2},
             optuna.pruners.SuccessiveHalvingPruner(1, 2),
+            {1, 2, 4},
         ),
     ],
 )
-def test_a_pruner_decides_as_plain_optuna_does(
-    pruner: dict[str, object], plain: optuna.pruners.BasePruner, tmp_path: Path, workspace: Workspace
+def test_a_pruner_decides_on_single_trials_as_plain_optuna_does(
+    pruner: dict[str, object], plain: optuna.pruners.BasePruner, at: set[int], tmp_path: Path, workspace: Workspace
 ) -> None:
     study = tiny_study(tmp_path, pruner=pruner, budget__n_trials=16, batch=1)
     stored = opened(study, workspace)
@@ -322,7 +329,10 @@ def test_a_pruner_decides_as_plain_optuna_does(
         if not ended:
             reference.tell(copy, value_at(trial.params, EPOCHS))
     assert [t.state for t in stored.trials] == [t.state for t in reference.trials]
-    assert [t.intermediate_values for t in stored.trials] == [t.intermediate_values for t in reference.trials]
+    for trial, expected in zip(stored.trials, reference.trials, strict=True):
+        reported = trial.intermediate_values
+        assert reported == {step: expected.intermediate_values[step] for step in reported}
+        assert reported.keys() == expected.intermediate_values.keys() & at
 
 
 def test_without_a_pruner_every_trial_ends_complete_and_nothing_is_reported(

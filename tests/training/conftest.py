@@ -11,6 +11,7 @@ import torch
 from fttune.config import Experiment
 from fttune.data import Geometry, ImageData, Part
 from fttune.models import Weights
+from fttune.models.cifar_resnet import CifarResNet8
 from fttune.training import Inputs
 
 MakeInputs = Callable[..., Inputs]
@@ -75,3 +76,15 @@ def make_recipe() -> MakeRecipe:
         return base.replace({name.replace("__", "."): value for name, value in fields.items()})
 
     return make
+
+
+@pytest.fixture
+def shared_inputs(make_inputs: MakeInputs) -> Callable[[], Inputs]:
+    """Return the same inputs at every call (a function, which is shown in one line): images, and the weights of a net
+    whose statistics are not those of a new one."""
+    torch.manual_seed(3)
+    net = CifarResNet8(3).train()
+    for _ in range(3):
+        net(torch.randn(16, 3, 8, 8))
+    inputs = make_inputs(weights=Weights(net.state_dict(), "file"))
+    return lambda: inputs

@@ -29,18 +29,6 @@ CLOCKED = ("step_seconds", "epoch_seconds")
 
 
 @pytest.fixture
-def shared_inputs(make_inputs) -> Callable[[], Inputs]:
-    """Return the same inputs at every call (a function, which is shown in one line): images, and the weights of a net
-    whose statistics are not those of a new one."""
-    torch.manual_seed(3)
-    net = CifarResNet8(3).train()
-    for _ in range(3):
-        net(torch.randn(16, 3, 8, 8))
-    inputs = make_inputs(weights=Weights(net.state_dict(), "file"))
-    return lambda: inputs
-
-
-@pytest.fixture
 def viewed_inputs(make_inputs, tmp_path) -> Callable[[], Inputs]:
     """Return the same inputs at every call, with three views of each training image."""
     inputs = make_inputs(weights=Weights(CifarResNet8(3).state_dict(), "file"))

@@ -51,12 +51,17 @@ def is_adapter(name: str) -> bool:
 
 def merged_state(module: nn.Module) -> Mapping[str, Tensor]:
     """Return the state dict with every adapter merged into its weight, under the names of the model without them."""
-    state = {name: tensor for name, tensor in module.state_dict().items() if _MARK not in name}
-    for path, child in module.named_modules():
-        if parametrize.is_parametrized(child):
-            assert isinstance(child.parametrizations, nn.ModuleDict)
-            state |= {f"{path}.{name}": getattr(child, name) for name in child.parametrizations}
-    return state
+    state = module.state_dict()
+    merged = {name: tensor for name, tensor in state.items() if _MARK not in name}
+    for path, weight in {_adapted_weight(name) for name in state.keys() - merged.keys()}:
+        merged[f"{path}.{weight}"] = getattr(module.get_submodule(path), weight)
+    return merged
+
+
+def _adapted_weight(name: str) -> tuple[str, str]:
+    """Return the path of a module and the name of its weight, from a name in the adapter of that weight."""
+    path, _, rest = name.partition(_MARK)
+    return path, rest.partition(".")[0]
 
 
 def _adapted(module: nn.Module) -> Iterator[str]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from fttune.config import Experiment
 from fttune.config.policy import Policy, resolve
+from fttune.config.sections import Training as TrainingSection
 from fttune.errors import Diverged
 from fttune.freezing import HEAD
 from fttune.models.tensor_file import Shared
@@ -227,16 +228,18 @@ class _Trainer:
     def _rates(self, epoch: int, past: Sequence[Sequence[EpochEnded]]) -> tuple[Tensor, list[float]]:
         """Return the lr of every head at each step of an epoch (steps, K), and the trainings' own at its end."""
         columns, lrs, count = [], [], self._run.steps_per_epoch
+        schedules: dict[TrainingSection, list[float]] = {}  # members have few different ones
         for experiment, policy, monitor, ended in zip(
             self._experiments, self._policies, self._monitors, past, strict=True
         ):
             training, lr = experiment.training, experiment.optimizer.learning_rate
             plateau = plateau_factor(training, [loss_of(e, monitor) for e in ended], "minimize")
-            steps = range((epoch - 1) * count, epoch * count)
-            factors = [plateau * lr_factor(training, step=step, steps_per_epoch=count) for step in steps]
-            rate = policy.rates(policy.phases[0], lr)[HEAD]
-            columns.append([rate * factor for factor in factors])
-            lrs.append(policy.phases[0].base(lr) * factors[-1])
+            if training not in schedules:
+                steps = range((epoch - 1) * count, epoch * count)
+                schedules[training] = [lr_factor(training, step=step, steps_per_epoch=count) for step in steps]
+            rate, factors = policy.rates(policy.phases[0], lr)[HEAD], schedules[training]
+            columns.append([rate * (plateau * factor) for factor in factors])
+            lrs.append(policy.phases[0].base(lr) * (plateau * factors[-1]))
         return torch.tensor(columns, dtype=self._run.device.dtype).T.to(self._run.device.device), lrs
 
     def _train(self, feed: Feed, rates: Tensor, epoch: int) -> tuple[list[Metrics], list[list[float]], Tensor]:
@@ -282,8 +285,9 @@ class _Trainer:
                 batches = torch.split(torch.arange(len(feed.split.labels)), EVALUATION_BATCH)
                 pairs = [(self._features(x, feed), truth) for x, truth in feed.batches(batches)]
                 x, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
+                logits, labels = self.heads.logits(x).cpu(), labels.cpu()  # (N, K, C), waited for once
                 for index, metrics in enumerate(found):
-                    metrics |= split_metrics(self.heads.alone(index, x), labels, split=name)
+                    metrics |= split_metrics(logits[:, index], labels, split=name)
         return found
 
     def _features(self, x: Tensor, feed: Feed) -> Tensor:

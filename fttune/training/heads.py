@@ -37,10 +37,6 @@ class Heads:
         """Return the logits (B, K, C) of features as `seen`, by one matrix product."""
         return F.linear(x, self.values.flatten(0, 1)).view(len(x), *self.values.shape[:2])
 
-    def alone(self, index: int, x: Tensor) -> Tensor:
-        """Return the logits (B, C) of one head, of features as `seen`."""
-        return F.linear(x, self.values[index])
-
     def clone(self) -> "Heads":
         """Return a copy that does not train."""
         return Heads(self.values.detach().clone(), self.biased)

@@ -88,8 +88,11 @@ class Run:
 
     @cached_property
     def prefix(self) -> Prefix:
-        """The model as what may run once."""
-        return Prefix(self.key, self.backbone, self.device.device, self._images)
+        """The model as what may run once, for all seeds where weights are loaded: the seed draws only the head then."""
+        weights, experiment = self.inputs.weights, self.experiment
+        drawn = experiment.seed if weights.state is None else None
+        key = (experiment.backbone.name, weights.identity, weights.preprocessing, drawn, self.device)
+        return Prefix(key, self.backbone, self.device.device, self._images)
 
     def _images(self, split: Split, rows: Tensor) -> Tensor:
         """Return rows of a split as the model takes them, without augmentation."""

@@ -112,7 +112,7 @@ def test_without_room_on_disk_they_stay_in_memory(run, tmp_path):
     assert list((tmp_path / "arrays").rglob("*.npy")) == []
 
 
-def test_other_weights_seeds_precisions_and_images_have_other_activations(make_inputs, make_recipe):
+def test_other_weights_precisions_images_and_random_nets_have_other_activations(make_inputs, make_recipe):
     def name(inputs: Inputs, **fields) -> str:
         prefix: Prefix = prepare_run(make_recipe(**fields), inputs).prefix
         return prefix.array_key(inputs.data.train, 2)
@@ -124,6 +124,7 @@ def test_other_weights_seeds_precisions_and_images_have_other_activations(make_i
     names += [prepare_run(make_recipe(), plain).prefix.array_key(plain.data.train, 3), name(other_images)]
     assert len(set(names)) == len(names)
     assert name(plain) == name(plain, optimizer__lr=0.5, freeze__unfrozen_stages=1, training__batch_size=3)
+    assert name(other_weights) == name(other_weights, seed=1), "the seed draws no stage of a net with weights"
 
 
 def test_a_module_in_hand_leaves_nothing_on_disk(workspace, make_recipe):

@@ -42,6 +42,19 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def release(file: Path) -> None:
+    """Let the system use the memory in which it keeps a flushed file that nobody is going to read soon.
+
+    Where checkpoints follow each other, the next one is then written into memory that is there already.
+    """
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
 def obstacle(path: Path) -> Path | None:
     """Return what keeps a file or folder from being made at `path`, None when nothing does; makes nothing itself."""
     nearest = next(place for place in (path, *path.parents) if place.exists())

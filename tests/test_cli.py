@@ -21,7 +21,7 @@ from tests.recipes import write_experiment, write_study
 from tests.stored import runs_of
 
 HEAVY = ("torch", "torchvision", "mlflow", "optuna", "pandas", "numpy", "sklearn", "matplotlib")
-COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]
+COMMANDS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
 
 
 def modules_after(*arguments: str, cwd: Path) -> tuple[int, set[str]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fttune import searching
 from fttune.app.provenance import provenance
 from fttune.app.session import Display, Session, delivered_on_interruption, open_session
+from fttune.app.studies import CLOSED, checkpoint_of
 from fttune.app.train import prepare_in
 from fttune.app.trials import Trials, inputs_key
 from fttune.config import Experiment, Study
@@ -28,7 +29,6 @@ from fttune.training.events import STUDY_ID, ModelSaved, RunClosed, RunOpened, S
 if TYPE_CHECKING:
     import optuna
 
-CLOSED = "fttune.closed"
 ENVIRONMENT = "fttune.environment"
 COMPARED_RUNS = 5
 MANY_STAGES = 1_000  # of a backbone whose stages are known only once it is built
@@ -192,8 +192,7 @@ class _Search:
     def _crown(self, best: "optuna.trial.FrozenTrial") -> RunClosed:
         """Log the best trial's model on the parent run."""
         parent, experiment = self.stored.study_name, self.study.recipe(best.params)
-        run = {"fttune.run": f"{parent}/{best.number}", STUDY_ID: self.trials.id}
-        checkpoint = self.session.uploader.ask(lambda store: store.find_checkpoint(experiment.name, run))
+        checkpoint = checkpoint_of(self.session, self.study, self.stored, best.number)
         if checkpoint is None:
             text = f"the checkpoint of the best trial, {best.number}, is not in MLflow, so its model is not logged"
             self.session.notice(parent, f"{text}; restore the artifacts, or start anew with --new")

@@ -50,7 +50,7 @@ class MedianPruner(Section):
 
 
 class SuccessiveHalvingPruner(Section):
-    """Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934)."""
+    """Successive halving in blocks (Jamieson & Talwalkar 2016, arXiv 1502.07943); rungs count from the last phase."""
 
     type: Literal["successive_halving"]
     min_epochs: int = Field(default=1, ge=1)

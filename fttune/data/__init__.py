@@ -2,7 +2,9 @@
 
 from fttune.data.arrays import ArrayCache, NoRoom, in_memory
 from fttune.data.augmentation import augment
+from fttune.data.files import decode_files, image_files
 from fttune.data.image_data import Geometry, ImageData, Part
+from fttune.data.images import Unreadable
 from fttune.data.load import load_data
 from fttune.data.rows import Rows, Spec, Stored
 from fttune.data.views import with_views
@@ -16,7 +18,10 @@ __all__ = [
     "Rows",
     "Spec",
     "Stored",
+    "Unreadable",
     "augment",
+    "decode_files",
+    "image_files",
     "in_memory",
     "load_data",
     "with_views",

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from fttune.data.listing import SPLITS, Listing, Sample, some
+from fttune.data.listing import SPLITS, Listing, Sample, natural, some
 from fttune.errors import DataError
 
 _LIKE_SPLITS = SPLITS | {"training", "valid", "validation", "dev", "testing"}
@@ -36,6 +36,11 @@ def folder_samples(top: Path) -> Listing:
         names = some(sorted(empty), 8)
         raise DataError(f"{top} has no image in {names}, but a class folder holds at least one; fill or remove it")
     return Listing(tuple(samples), _notices(top, passed_over))
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the image files at any depth below a folder, in natural order. Raises DataError when it is unreadable."""
+    return sorted((file for file in _below(folder) if _is_image(file)), key=lambda file: natural(str(file)))
 
 
 def _require_folder(top: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fttune.errors import WeightsError
-from fttune.files import replacing, write_atomically
+from fttune.files import release, replacing, write_atomically
 from fttune.models import tensor_file
 from fttune.models.tensor_file import Shared
 
@@ -105,6 +105,7 @@ def write_tensors(
     """
     with replacing(file) as temporary:
         sha256 = tensor_file.write(temporary, state, shared or Shared())
+    release(file)
     document = json.dumps({"schema": SCHEMA, **sidecar, "sha256": sha256}, indent=1)
     write_atomically(file.with_suffix(".json"), lambda temporary: temporary.write_text(document, encoding="utf-8"))
     return sha256

@@ -2,10 +2,22 @@
 
 from fttune.searching.executors import Asked, Executor, Inline, Objective, Outcome
 from fttune.searching.search import is_spent, search
-from fttune.searching.store import ID, counted, current_name, facts_of, open_storage, open_study, ranked, study_lock
+from fttune.searching.store import (
+    ID,
+    IDENTITY,
+    counted,
+    current_name,
+    facts_of,
+    open_storage,
+    open_study,
+    ranked,
+    stored_studies,
+    study_lock,
+)
 
 __all__ = [
     "ID",
+    "IDENTITY",
     "Asked",
     "Executor",
     "Inline",
@@ -19,5 +31,6 @@ __all__ = [
     "open_study",
     "ranked",
     "search",
+    "stored_studies",
     "study_lock",
 ]

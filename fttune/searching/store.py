@@ -126,6 +126,14 @@ def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bo
     return _kept_in_memory(stored, storage)
 
 
+def stored_studies(storage: RDBStorage) -> Iterator[optuna.Study]:
+    """Yield every study that fttune has begun, by name, to be read."""
+    for name in sorted(optuna.get_all_study_names(storage)):
+        stored = optuna.load_study(study_name=name, storage=storage)
+        if ID in stored.user_attrs and IDENTITY in stored.user_attrs:
+            yield stored
+
+
 def _kept_in_memory(stored: optuna.Study, storage: RDBStorage) -> optuna.Study:
     memory = WriteThrough(storage, stored.study_name)
     if isinstance(stored.pruner, HyperbandPruner):

@@ -181,23 +181,16 @@ class MlflowStore:
         """Log a checkpoint as an MLflow model (torch's pt2 format), with its signature."""
         import mlflow
         import mlflow.pytorch
-        import torch
 
-        from fttune.models import load_model
-
-        # Two images: a batch of one would fix the exported batch dimension to one.
-        example = torch.zeros(2, 3, event.image_size, event.image_size).numpy()
         # Only the fluent API logs models, and its URI is the whole process's: it is given back afterwards.
         before: Any = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
         mlflow.set_tracking_uri(self.uri)
         try:
             with warnings.catch_warnings(action="ignore"), mlflow.start_run(run_id=self._id(key)):
                 mlflow.pytorch.log_model(
-                    load_model(event.checkpoint, plugins=event.plugins),
                     name="model",
-                    input_example=example,
-                    pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
                     validate_serving_input=False,  # else MLflow loads the model and runs it, which takes seconds
+                    **_model(event),
                 )
         finally:
             mlflow.set_tracking_uri(before)
@@ -273,3 +266,25 @@ def _param(value: Any) -> str:
     if isinstance(value, tuple | list):
         return ", ".join(str(item) for item in value)
     return str(value)
+
+
+def save_model(folder: Path, checkpoint: Path, *, image_size: int, plugins: Sequence[Path] = ()) -> None:
+    """Write a checkpoint as an MLflow model (torch's pt2 format), with its signature, into a new folder."""
+    import mlflow.pytorch
+
+    with warnings.catch_warnings(action="ignore"):
+        mlflow.pytorch.save_model(path=str(folder), **_model(ModelSaved(checkpoint, image_size, tuple(plugins))))
+
+
+def _model(event: ModelSaved) -> dict[str, Any]:
+    """Return what MLflow is to be told of a model."""
+    import torch
+
+    from fttune.models import load_model
+
+    return {
+        "pytorch_model": load_model(event.checkpoint, plugins=event.plugins),
+        # Two images: a batch of one would fix the exported batch dimension to one.
+        "input_example": torch.zeros(2, 3, event.image_size, event.image_size).numpy(),
+        "pip_requirements": [f"torch=={torch.__version__.split('+')[0]}"],
+    }

@@ -30,7 +30,7 @@ def choose_device(training: Training) -> Device:
     Raises:
         BadInput: the named device is not there, or bf16 is asked for where it is emulated.
     """
-    device = torch.device(_best_available() if training.device == "auto" else training.device)
+    device = torch.device(best_device() if training.device == "auto" else training.device)
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise BadInput(f"training.device: {training.device} is not there; use auto, or check the CUDA driver")
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -48,7 +48,8 @@ def choose_device(training: Training) -> Device:
     return Device(device, bf16, f"{device}{detail}, {'bf16' if bf16 else 'fp32'}")
 
 
-def _best_available() -> str:
+def best_device() -> str:
+    """Return cuda, else mps, else cpu."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -71,11 +71,7 @@ class Inputs:
 
     def normalise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return uint8 images as `dtype`, shifted and scaled by the weights' own statistics."""
-        own = self.weights.preprocessing
-        # A tensor that is made on the device would wait for it.
-        constants = (torch.tensor(c, dtype=dtype).view(1, 3, 1, 1) for c in (own.mean, own.std))
-        mean, std = (c.to(images.device, non_blocking=True) for c in constants)
-        return images.to(dtype).div_(255).sub_(mean).div_(std)
+        return self.weights.preprocessing.normalised(images, dtype)
 
 
 def geometry_of(experiment: Experiment, weights: Weights) -> Geometry:

@@ -1,0 +1,101 @@
+"""A trial of a finished search, to be used elsewhere: as a recipe, as weights, or as a model that needs no fttune."""
+
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fttune import searching
+from fttune.app.session import open_session
+from fttune.app.studies import checkpoint_of, stored_study
+from fttune.config import Study
+from fttune.config.dump import experiment_yaml
+from fttune.config.workspace import Workspace
+from fttune.errors import BadInput
+from fttune.files import write_atomically
+from fttune.models import load_model
+from fttune.models.export import export_onnx, export_pt2
+from fttune.models.files import read_sidecar
+
+if TYPE_CHECKING:
+    import optuna
+
+Kind = Literal["experiment", "safetensors", "pt2", "onnx", "mlflow"]
+SUFFIXES = {"experiment": ".yaml", "safetensors": ".safetensors", "pt2": ".pt2", "onnx": ".onnx", "mlflow": ""}
+
+
+def export(
+    study: Study, kind: Kind, *, trial: int | None = None, out: Path | None = None, workspace: Workspace | None = None
+) -> Path:
+    """Write a complete trial (default: the best one) as a file, for mlflow a folder, and return its path.
+
+    Args:
+        study: from `load_study`.
+        kind: `experiment` is the recipe, `safetensors` the weights under the backbone's own names with their JSON,
+            `pt2`, `onnx` and `mlflow` are the model; it takes images that are already normalised.
+        trial: its number.
+        out: default `<study>-<number>` with the suffix of the kind, in `experiments/` for a recipe, else in the root.
+        workspace: where `mlruns/` lies; default the current directory.
+
+    Raises:
+        BadInput: the study was not searched here, the trial is not complete, its checkpoint is gone, `out` is there.
+        WorkFailed: the exported model computes something else.
+    """
+    workspace = workspace or Workspace.at()
+    stored = stored_study(study, workspace)
+    number = _complete(stored, trial)
+    folder = workspace.root / ("experiments" if kind == "experiment" else "")
+    out = out or folder / f"{study.name}-{number}{SUFFIXES[kind]}"
+    if out.exists():
+        raise BadInput(f"{out}: is there already; move it away, or name another file with --out")
+    if kind == "experiment":
+        _write_recipe(study, stored, number, out)
+        return out
+    checkpoint = _checkpoint(study, stored, number, workspace)
+    if kind == "safetensors":
+        for suffix in (".json", ".safetensors"):
+            write_atomically(out.with_suffix(suffix), partial(shutil.copyfile, checkpoint.with_suffix(suffix)))
+        return out
+    _write_model(checkpoint, kind, out, plugins=workspace.plugins)
+    return out
+
+
+def _complete(stored: "optuna.Study", trial: int | None) -> int:
+    """Return the number of the trial whose checkpoint is meant: a reused value's is that of the trial it came from."""
+    ranked = {t.number: t for t in searching.ranked(stored)}
+    if not ranked:
+        raise BadInput(f"study {stored.study_name} has no complete trial yet")
+    number = next(iter(ranked)) if trial is None else trial
+    if number not in ranked:
+        best = next(iter(ranked))
+        raise BadInput(f"trial {number} of study {stored.study_name} is not complete; the best one is {best}")
+    facts = searching.facts_of(ranked[number])
+    return number if facts is None or facts.reused_from is None else facts.reused_from
+
+
+def _write_recipe(study: Study, stored: "optuna.Study", number: int, out: Path) -> None:
+    trial = stored.get_trials(deepcopy=False)[number]
+    recipe = study.recipe(trial.params).replace({"training.monitor": study.metric})
+    header = [f"Trial {number} of study {stored.study_name}: {study.metric} {trial.value:.6g}."]
+    text = experiment_yaml(recipe, header)
+    write_atomically(out, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def _checkpoint(study: Study, stored: "optuna.Study", number: int, workspace: Workspace) -> Path:
+    with open_session(workspace, tracking_uri=study.tracking.uri, display=None) as session:
+        found = checkpoint_of(session, study, stored, number)
+    if found is None:
+        raise BadInput(f"the checkpoint of trial {number} is not in MLflow; restore its artifacts, or train its recipe")
+    return found
+
+
+def _write_model(checkpoint: Path, kind: Kind, out: Path, *, plugins: Sequence[Path]) -> None:
+    size = read_sidecar(checkpoint)["preprocessing"]["crop"]
+    if kind == "mlflow":
+        from fttune.tracking.store import save_model
+
+        save_model(out, checkpoint, image_size=size, plugins=plugins)
+        return
+    model = load_model(checkpoint, plugins=plugins)
+    (export_pt2 if kind == "pt2" else export_onnx)(model, out, image_size=size)

@@ -1,0 +1,79 @@
+"""Studies as they lie in the stores, for those who come after a search: which there are, and what a trial left."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fttune import searching
+from fttune.app.results import rows_of
+from fttune.app.session import Session
+from fttune.config import Study
+from fttune.config.workspace import Workspace
+from fttune.errors import BadInput
+from fttune.report import summary
+from fttune.training.events import STUDY_ID
+
+if TYPE_CHECKING:
+    import optuna
+
+CLOSED = "fttune.closed"
+
+
+@dataclass(frozen=True)
+class StudyLine:
+    """One generation of a study; `state` is finished or unfinished.
+
+    `trials` says how many trials there are in each state; `best` is None without a complete one. `last` is when a trial
+    began or ended last, in local time, as ISO 8601 to the second.
+    """
+
+    name: str
+    state: str
+    trials: str
+    metric: str
+    best: float | None
+    best_trial: int | None
+    last: str | None
+
+
+def list_studies(workspace: Workspace) -> list[StudyLine]:
+    """Return the studies of the workspace's own store by name; those with a `storage` of their own are not in it."""
+    if not (workspace.mlruns / "optuna.db").is_file():
+        return []
+    storage = searching.open_storage(workspace.optuna_uri, locks=workspace.locks)
+    return [_line(stored) for stored in searching.stored_studies(storage)]
+
+
+def stored_study(study: Study, workspace: Workspace) -> "optuna.Study":
+    """Return the newest generation of a study, to be read. Raises BadInput when it was never searched."""
+    if study.storage or (workspace.mlruns / "optuna.db").is_file():
+        storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
+        name = searching.current_name(study.name, storage)
+        for stored in searching.stored_studies(storage):
+            if stored.study_name == name:
+                return stored
+    raise BadInput(f"study {study.name} has not been searched here; run `fttune search` on it first")
+
+
+def checkpoint_of(session: Session, study: Study, stored: "optuna.Study", number: int) -> Path | None:
+    """Return `best.safetensors` of a complete trial, from MLflow; None when it is gone."""
+    tags = {"fttune.run": f"{stored.study_name}/{number}", STUDY_ID: str(stored.user_attrs[searching.ID])}
+    return session.uploader.ask(lambda store: store.find_checkpoint(study.experiment.name, tags))
+
+
+def _line(stored: "optuna.Study") -> StudyLine:
+    rows = rows_of(stored)
+    best = rows[0] if rows and rows[0].state == "complete" else None
+    times = [t for trial in stored.get_trials(deepcopy=False) for t in (trial.datetime_start, trial.datetime_complete)]
+    closed = stored.user_attrs.get(CLOSED)
+    finished = closed is not None and json.loads(closed)["trials"] == searching.counted(stored)
+    return StudyLine(
+        stored.study_name,
+        "finished" if finished else "unfinished",
+        summary(rows) or "none",
+        stored.user_attrs[searching.IDENTITY]["metric"],
+        best.value if best else None,
+        best.number if best else None,
+        max((t.isoformat(" ", "seconds") for t in times if t is not None), default=None),
+    )

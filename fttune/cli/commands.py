@@ -1,0 +1,149 @@
+"""The commands that work: validate, train, search, models, lr, ui."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fttune.cli.app import app
+from fttune.cli.options import CacheGb, Json, Mlruns, Plugins, Set, workspace_of
+from fttune.cli.printing import model_text, print_lr_range, print_study, print_training
+
+
+@app.command()
+def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")]) -> None:
+    """Check experiments and studies, every problem at once. Reads no data and needs no network."""
+    from fttune.config import Study, load
+    from fttune.errors import BadInput
+
+    failures = []
+    for file in files:
+        try:
+            loaded = load(file)
+        except BadInput as error:
+            failures.append(str(error))
+            continue
+        kind = f"study, {loaded.total_trials} trials" if isinstance(loaded, Study) else "experiment"
+        typer.echo(f"{file}: ok ({kind})")
+    if failures:
+        raise BadInput("\n".join(failures))
+
+
+@app.command()
+def train(
+    file: Path,
+    overrides: Set = None,
+    plugins: Plugins = None,
+    mlruns: Mlruns = None,
+    cache_gb: CacheGb = None,
+    as_json: Json = False,
+) -> None:
+    """Train one experiment and track it in MLflow."""
+    from fttune.config import load_experiment
+
+    experiment = load_experiment(file, overrides or [])
+    from fttune.app.train import train as run
+    from fttune.display import display
+
+    with display() as show:
+        result = run(experiment, workspace=workspace_of(mlruns, plugins, cache_gb), display=show)
+    print_training(experiment, result, as_json)
+
+
+@app.command()
+def search(
+    file: Path,
+    overrides: Set = None,
+    new: Annotated[bool, typer.Option("--new", help="Begin a fresh generation beside the stored study.")] = False,
+    plugins: Plugins = None,
+    mlruns: Mlruns = None,
+    cache_gb: CacheGb = None,
+    as_json: Json = False,
+) -> None:
+    """Run a study to its budget; the same command continues an interrupted one."""
+    from fttune.config import load_study
+
+    study = load_study(file, overrides or [])
+    from fttune.app.search import search as run
+    from fttune.display import display
+
+    with display() as show:
+        stored = run(study, workspace=workspace_of(mlruns, plugins, cache_gb), new=new, display=show)
+    print_study(study, stored, as_json)
+
+
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(metavar="[PATTERN]", help="A shell pattern, or a part of the name.")] = "*",
+    plugins: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """List backbones with their stages, parameters and weights; timm's when PATTERN begins with timm:."""
+    import json
+
+    from fttune.app.backbones import list_backbones
+
+    found = list_backbones(pattern, plugins=plugins or ())
+    if not as_json:
+        for name, entry in found.items():
+            typer.echo(model_text(name, entry))
+        return
+    listed = [
+        {
+            "name": name,
+            "stages": [{"name": s, "parameters": n} for s, n in zip(entry.stages, entry.stage_parameters, strict=True)],
+            "parameters": entry.parameters,
+            "weights": entry.weights,
+        }
+        for name, entry in found.items()
+    ]
+    typer.echo(json.dumps(listed))
+
+
+@app.command()
+def lr(
+    file: Annotated[Path, typer.Argument(metavar="EXPERIMENT")],
+    low: Annotated[float, typer.Option(help="The first lr.")] = 1e-6,
+    high: Annotated[float, typer.Option(help="The last lr.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Batches from the first lr to the last.")] = 100,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="The figure; default: mlruns/lr/NAME.png.")
+    ] = None,
+    overrides: Set = None,
+    mlruns: Mlruns = None,
+    as_json: Json = False,
+) -> None:
+    """Train a few batches at rising learning rates, draw the loss, and propose a range to search."""
+    from fttune.config import load_experiment
+
+    experiment = load_experiment(file, overrides or [])
+    from fttune.app.lr_range import Sweep, find_lr_range
+    from fttune.display import display
+
+    def say(text: str) -> None:
+        typer.echo(f"{experiment.name}: {text}", err=True)
+
+    sweep, workspace = Sweep(low, high, steps), workspace_of(mlruns)
+    with display() as show:
+        found = find_lr_range(experiment, sweep, workspace=workspace, out=out, say=say, display=show)
+    print_lr_range(experiment, found, as_json)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000, mlruns: Mlruns = None
+) -> None:
+    """Open MLflow's own UI on this folder's runs; Ctrl-C ends it."""
+    import os
+    import sys
+
+    from fttune.errors import BadInput
+
+    workspace = workspace_of(mlruns)
+    if not (workspace.mlruns / "mlflow.db").is_file():
+        raise BadInput(f"{workspace.mlruns}: holds no runs yet; run `fttune search studies/<name>.yaml` first")
+    typer.echo(f"MLflow on http://127.0.0.1:{port}", err=True)
+    store = ["--backend-store-uri", workspace.mlflow_uri, "--default-artifact-root", workspace.artifacts.as_uri()]
+    command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.execv(sys.executable, command)

@@ -1,0 +1,47 @@
+"""The entry point: errors to messages and exit codes, signals to an end in order."""
+
+import typer
+
+from fttune.cli.app import app
+
+
+def main() -> None:
+    """Run the command line: errors as one message, exit 0 ok, 1 failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
+    import os
+    import sys
+    import traceback
+
+    from fttune.errors import FttuneError, Interrupted
+
+    _install_signal_handlers()
+    try:
+        app()
+    except FttuneError as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        typer.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except Interrupted as interruption:
+        typer.echo("interrupted; run the same command again", err=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(interruption.exit_code)  # sys.exit would wait for a tracking server that does not answer
+
+
+def _install_signal_handlers() -> None:
+    """Let the first SIGINT or SIGTERM end the work in order, and the second one at once."""
+    import os
+    import signal
+
+    from fttune.errors import Interrupted
+
+    received: list[int] = []
+
+    def interrupt(signum: int, _frame: object) -> None:
+        if received:
+            os._exit(128 + signum)
+        received.append(signum)
+        raise Interrupted(signum)
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)

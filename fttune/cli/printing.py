@@ -1,0 +1,82 @@
+"""What commands print: text for people, JSON for scripts."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    import optuna
+
+    from fttune.app.lr_range import FoundRange
+    from fttune.config import Experiment, Study
+    from fttune.config.known import KnownBackbone
+    from fttune.training import FineTuneResult
+
+
+def model_text(name: str, entry: "KnownBackbone") -> str:
+    sizes = zip(entry.stages, entry.stage_parameters, strict=True)
+    stages = ", ".join(f"{stage} {count:,}" for stage, count in sizes)
+    weights = ", ".join(entry.weights) or "none"
+    return f"{name}: {entry.parameters:,} parameters; weights: {weights}\n  {len(entry.stages)} stages: {stages}"
+
+
+def print_training(experiment: "Experiment", result: "FineTuneResult", as_json: bool) -> None:
+    import json
+
+    best = result.epochs[result.best_epoch - 1]
+    if as_json:
+        epochs = [{"epoch": ended.epoch, **ended.metrics} for ended in result.epochs]
+        facts = {"trainable_parameters": result.trainable_parameters, "parameters": result.parameters}
+        found = {"experiment": experiment.name, "best_epoch": result.best_epoch, "value": result.value, **facts}
+        typer.echo(json.dumps({**found, "epochs": epochs, "step_losses": result.step_losses}))
+        return
+    typer.echo(f"{experiment.name}: best epoch {result.best_epoch} of {len(result.epochs)}")
+    for name, value in best.metrics.items():
+        typer.echo(f"  {name:24s} {value:.4g}")
+
+
+def print_lr_range(experiment: "Experiment", found: "FoundRange", as_json: bool) -> None:
+    import dataclasses
+    import json
+
+    from fttune.app.lr_range import yaml_line
+    from fttune.errors import WorkFailed
+
+    if as_json:
+        test, proposed = found.test, found.proposed and dataclasses.asdict(found.proposed)
+        curve = zip(test.rates, test.losses, test.smoothed, strict=True)
+        points = [{"lr": lr, "loss": loss, "smoothed": smoothed} for lr, loss, smoothed in curve]
+        facts = {"experiment": experiment.name, "proposed": proposed, "ended": test.ended, "figure": str(found.figure)}
+        typer.echo(json.dumps({**facts, "curve": points}))
+    else:
+        typer.echo(f"{experiment.name}: {found.test.ended}\n{found.chart}\nfigure: {found.figure}")
+    if found.proposed is None:
+        raise WorkFailed(f"{experiment.name}: the loss never fell, so no range is proposed; try other --low and --high")
+    if not as_json:
+        typer.echo(f"for the space of a study:\n  {yaml_line(found.proposed)}")
+
+
+def print_study(study: "Study", stored: "optuna.Study", as_json: bool) -> None:
+    import json
+    from collections import Counter
+
+    from fttune.app.results import rows_of
+    from fttune.app.search import comparison_path
+    from fttune.report import as_records, as_text, distinct_recipes, summary, table
+
+    rows = rows_of(stored)
+    states = Counter(row.state for row in rows)
+    path = comparison_path(stored)
+    if as_json:
+        counts = {"states": states, "distinct_recipes": distinct_recipes(rows)}
+        found = {"study": stored.study_name, "metric": study.metric, **counts, "compare": path}
+        typer.echo(json.dumps({**found, "trials": as_records(table(rows))}))
+        return
+    typer.echo(f"study {stored.study_name}: {summary(rows)}")
+    complete = [row for row in rows if row.state == "complete"]
+    if not complete:
+        typer.echo("no trial is complete; the lines above and the tag fttune.cause in MLflow say why")
+        return
+    typer.echo(f"best five by {study.metric}:\n{as_text(table(complete[:5]))}")
+    if path:
+        typer.echo(f"compare them in MLflow: run `fttune ui`, then open http://127.0.0.1:5000{path}")

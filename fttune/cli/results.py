@@ -1,0 +1,98 @@
+"""The commands that use what was found: list, export, predict."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fttune.cli.app import app
+from fttune.cli.options import Json, Mlruns, Plugins, workspace_of
+
+
+class Kind(StrEnum):
+    """What a trial can be written as."""
+
+    EXPERIMENT = "experiment"
+    SAFETENSORS = "safetensors"
+    PT2 = "pt2"
+    ONNX = "onnx"
+    MLFLOW = "mlflow"
+
+
+class Format(StrEnum):
+    """How a table is printed."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+@app.command("list")
+def list_(mlruns: Mlruns = None, as_json: Json = False) -> None:
+    """List the studies of this folder: their state, their trials, the best value."""
+    import dataclasses
+    import json
+
+    workspace = workspace_of(mlruns)
+    from fttune.app.studies import list_studies
+
+    lines = [dataclasses.asdict(line) for line in list_studies(workspace)]
+    if as_json:
+        typer.echo(json.dumps(lines))
+    elif not lines:
+        typer.echo(f"{workspace.mlruns}: holds no study yet; run `fttune search studies/<name>.yaml` first")
+    else:
+        import pandas as pd
+
+        from fttune.report import as_text
+
+        typer.echo(as_text(pd.DataFrame.from_records(lines).astype({"best_trial": "Int64"})))
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(metavar="STUDY", help="The study's YAML file.")],
+    kind: Annotated[Kind, typer.Option("--as", help="The recipe, its weights, or the model.")],
+    trial: Annotated[int | None, typer.Option(help="The number of a complete trial; default: the best one.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: STUDY-TRIAL with a suffix.")] = None,
+    plugins: Plugins = None,
+    mlruns: Mlruns = None,
+) -> None:
+    """Write a trial of a study as a recipe, as weights, or as a model that needs no fttune."""
+    from fttune.config import load_study
+
+    study = load_study(file)
+    from fttune.app.export import export as run
+
+    typer.echo(run(study, kind.value, trial=trial, out=out, workspace=workspace_of(mlruns, plugins)))
+
+
+@app.command()
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(metavar="MODEL", help="best.safetensors, its JSON beside it.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, and folders of them.")],
+    plugins: Plugins = None,
+    form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
+) -> None:
+    """Print the likeliest class of each image and its probability."""
+    import dataclasses
+    import json
+
+    import pandas as pd
+
+    from fttune.app.predict import predict as run
+    from fttune.errors import WorkFailed
+    from fttune.report import as_records, as_text
+
+    found = list(run(checkpoint, images, plugins=plugins or ()))
+    records = [{**dataclasses.asdict(one), "file": str(one.file)} for one in found]
+    frame = pd.DataFrame.from_records(records)
+    if form is Format.JSON:
+        typer.echo(json.dumps(as_records(frame)))
+    elif form is Format.CSV:
+        typer.echo(frame.to_csv(index=False), nl=False)
+    else:
+        typer.echo(as_text(frame if frame["problem"].any() else frame.drop(columns="problem")))
+    if unreadable := [str(one.file) for one in found if one.problem]:
+        raise WorkFailed(f"{len(unreadable)} of {len(found)} images cannot be read: {', '.join(unreadable[:3])}")

@@ -6,14 +6,12 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from fttune.data import Geometry, Unreadable, decode_files, image_files
 from fttune.models import Preprocessing, load_model
 from fttune.models.files import read_sidecar
 from fttune.training.device import best_device
-
-BATCH = 64
+from fttune.training.predictions import BATCH, probabilities
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,7 @@ def predict(checkpoint: Path, paths: Sequence[Path], *, plugins: Sequence[Path] 
         WeightsError: the checkpoint is damaged, or not one that fttune wrote.
         DataError: a path is not there, or a folder holds no image.
     """
-    device = torch.device(best_device())
-    model = load_model(checkpoint, plugins=plugins).to(device)
+    model = load_model(checkpoint, plugins=plugins).to(best_device())
     sidecar = read_sidecar(checkpoint)
     own, classes = Preprocessing(**sidecar["preprocessing"]), sidecar["classes"]
     files = image_files(paths)
@@ -46,9 +43,7 @@ def predict(checkpoint: Path, paths: Sequence[Path], *, plugins: Sequence[Path] 
         readable = {file: pixels for file, pixels in some if not isinstance(pixels, Unreadable)}
         found = {}
         if readable:
-            images = torch.from_numpy(np.stack(list(readable.values()))).permute(0, 3, 1, 2).to(device)
-            with torch.inference_mode():
-                best = model(own.normalised(images).contiguous()).softmax(1).max(1)
+            best = probabilities(model, own, np.stack(list(readable.values()))).max(1)
             found = dict(zip(readable, zip(best.indices.tolist(), best.values.tolist(), strict=True), strict=True))
         for file, pixels in some:
             if isinstance(pixels, Unreadable):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fttune import searching
 from fttune.app.provenance import provenance
 from fttune.app.session import Display, Session, delivered_on_interruption, open_session
-from fttune.app.studies import CLOSED, checkpoint_of
+from fttune.app.studies import CLOSED, checkpoint_of, is_finished
 from fttune.app.train import prepare_in
 from fttune.app.trials import Trials, inputs_key
 from fttune.config import Experiment, Study
@@ -98,9 +98,7 @@ def _deepest(study: Study) -> Experiment:
 
 def _is_closed(study: Study, stored: "optuna.Study") -> bool:
     """Return whether the budget is spent and the winner of these very trials was delivered."""
-    closed = stored.user_attrs.get(CLOSED)
-    delivered = closed is not None and json.loads(closed)["trials"] == searching.counted(stored)
-    return delivered and searching.is_spent(study, stored)
+    return is_finished(stored) and searching.is_spent(study, stored)
 
 
 def _compare_stores(session: Session, study: Study, stored: "optuna.Study") -> None:

@@ -56,6 +56,12 @@ def stored_study(study: Study, workspace: Workspace) -> "optuna.Study":
     raise BadInput(f"study {study.name} has not been searched here; run `fttune search` on it first")
 
 
+def is_finished(stored: "optuna.Study") -> bool:
+    """Return whether a search of exactly these trials came to its end and delivered its winner."""
+    closed = stored.user_attrs.get(CLOSED)
+    return closed is not None and json.loads(closed)["trials"] == searching.counted(stored)
+
+
 def checkpoint_of(session: Session, study: Study, stored: "optuna.Study", number: int) -> Path | None:
     """Return `best.safetensors` of a complete trial, from MLflow; None when it is gone."""
     tags = {"fttune.run": f"{stored.study_name}/{number}", STUDY_ID: str(stored.user_attrs[searching.ID])}
@@ -66,11 +72,9 @@ def _line(stored: "optuna.Study") -> StudyLine:
     rows = rows_of(stored)
     best = rows[0] if rows and rows[0].state == "complete" else None
     times = [t for trial in stored.get_trials(deepcopy=False) for t in (trial.datetime_start, trial.datetime_complete)]
-    closed = stored.user_attrs.get(CLOSED)
-    finished = closed is not None and json.loads(closed)["trials"] == searching.counted(stored)
     return StudyLine(
         stored.study_name,
-        "finished" if finished else "unfinished",
+        "finished" if is_finished(stored) else "unfinished",
         summary(rows) or "none",
         stored.user_attrs[searching.IDENTITY]["metric"],
         best.value if best else None,

@@ -1,4 +1,4 @@
-"""The commands that use what was found: list, export, predict."""
+"""The commands that use what was found: list, confirm, export, predict."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fttune.cli.app import app
-from fttune.cli.options import Json, Mlruns, Plugins, workspace_of
+from fttune.cli.options import CacheGb, Json, Mlruns, Plugins, Set, workspace_of
 
 
 class Kind(StrEnum):
@@ -48,6 +48,27 @@ def list_(mlruns: Mlruns = None, as_json: Json = False) -> None:
         from fttune.report import as_text
 
         typer.echo(as_text(pd.DataFrame.from_records(lines).astype({"best_trial": "Int64"})))
+
+
+@app.command()
+def confirm(
+    file: Annotated[Path, typer.Argument(metavar="STUDY", help="The study's YAML file.")],
+    overrides: Set = None,
+    plugins: Plugins = None,
+    mlruns: Mlruns = None,
+    cache_gb: CacheGb = None,
+    as_json: Json = False,
+) -> None:
+    """Train the best trials and the baselines with fresh seeds, name the winner, then open the test split."""
+    from fttune.config import load_study
+
+    study = load_study(file, overrides or [])
+    from fttune.app.confirm import confirm as run
+    from fttune.display import display
+
+    with display() as show:
+        found = run(study, workspace=workspace_of(mlruns, plugins, cache_gb), display=show)
+    typer.echo(found.as_json() if as_json else found.as_text())
 
 
 @app.command()

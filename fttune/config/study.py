@@ -89,6 +89,13 @@ class Tracking(Section):
     uri: Url | None = None
 
 
+class Confirm(Section):
+    """How many of the best trials are trained anew, beside the baselines, and with how many fresh seeds."""
+
+    top_k: int = Field(default=3, ge=1)
+    seeds: int = Field(default=5, ge=1)
+
+
 Baseline = Annotated[dict[str, Choice], Field(min_length=1)]
 
 
@@ -110,6 +117,7 @@ class Study(Section):
     pruner: Pruner = MedianPruner()
     space: dict[str, Distribution] = Field(min_length=1)
     baselines: Annotated[tuple[Baseline, ...], Field(strict=False)] = ()
+    confirm: Confirm = Field(default=Confirm(), exclude=True)
     storage: Url | None = Field(default=None, exclude=True)
     tracking: Tracking = Field(default=Tracking(), exclude=True)
     name: str = Field(default="study", exclude=True, pattern=NAME)

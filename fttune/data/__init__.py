@@ -5,7 +5,7 @@ from fttune.data.augmentation import augment
 from fttune.data.files import decode_files, image_files
 from fttune.data.image_data import Geometry, ImageData, Part
 from fttune.data.images import Unreadable
-from fttune.data.load import load_data
+from fttune.data.load import has_test, load_data, open_test
 from fttune.data.rows import Rows, Spec, Stored
 from fttune.data.views import with_views
 
@@ -21,8 +21,10 @@ __all__ = [
     "Unreadable",
     "augment",
     "decode_files",
+    "has_test",
     "image_files",
     "in_memory",
     "load_data",
+    "open_test",
     "with_views",
 ]

@@ -1,4 +1,4 @@
-"""From the `data` section to arrays: list, split, hash, decode, shift. The test split is counted, never opened."""
+"""From the `data` section to arrays: list, split, hash, decode, shift. Only `open_test` opens the test split."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from fttune.data.image_data import Geometry, ImageData, Part, Pixels
 from fttune.data.images import Unreadable, content_hash, decoder_threads, in_order
 from fttune.data.listing import Sample, lines, some
 from fttune.data.shift import changes_pixels, shift_images, shift_labels
-from fttune.data.sources import list_samples
+from fttune.data.sources import list_samples, shipped_test_samples, ships_test
 from fttune.data.splits import Splits, limit_per_class, split_samples
 from fttune.data.store import decoded, derived, store_key
 from fttune.data.views import with_views
@@ -77,6 +77,35 @@ def load_data(data: Data, geometry: Geometry, *, cache: Path, root: Path, arrays
         notices=(*listing.notices, *skipped, *arrays.notices),
         also=also,
     )
+
+
+def open_test(
+    data: Data, geometry: Geometry, *, classes: Sequence[str], cache: Path, root: Path, arrays: ArrayCache
+) -> Part:
+    """Open the sealed test split, where `has_test`: decode its images, under `data.shift`.
+
+    `classes` are those of training. Nothing but a confirmation may call this.
+
+    Raises:
+        DataError: unreadable images, or classes that do not train.
+    """
+    listing = list_samples(data, root=root, cache=cache)
+    samples = split_samples(keep_classes(listing.samples, data.classes), data.split).test
+    if not samples:
+        shipped = shipped_test_samples(data, cache=cache)
+        samples = keep_classes(shipped, data.classes) if shipped else ()
+    if unknown := sorted({sample.label for sample in samples} - set(classes)):
+        raise DataError(
+            f"the test split has classes that do not train: {some(unknown, 8)}; name others in data.classes"
+        )
+    read = _read(samples, geometry, geometry.image_size, arrays)
+    _skipped(read.unreadable, data.on_bad_image)
+    return _part(read, data.shift, classes=classes, arrays=arrays)
+
+
+def has_test(data: Data, loaded: ImageData) -> bool:
+    """Return whether there is a test split, without a look at it."""
+    return loaded.n_test > 0 or ships_test(data)
 
 
 def fingerprint(

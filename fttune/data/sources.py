@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from fttune.config.data import Data
+from fttune.config.known import torchvision_datasets
 from fttune.data.folders import folder_samples
 from fttune.data.image_data import Pixels
 from fttune.data.listing import Listing, Sample
@@ -22,6 +23,18 @@ def list_samples(data: Data, *, root: Path, cache: Path) -> Listing:
         DataError: the source is missing or its layout is broken.
     """
     return SOURCES[data.source.partition(":")[0]](data, root, cache)
+
+
+def ships_test(data: Data) -> bool:
+    """Return whether a data set of torchvision has a test split apart from its other samples."""
+    return "test" in torchvision_datasets().get(data.source.partition(":")[2], {})
+
+
+def shipped_test_samples(data: Data, *, cache: Path) -> tuple[Sample, ...]:
+    """Return the test split that a data set ships apart from its other samples. Raises DataError."""
+    if not ships_test(data):
+        return ()
+    return torchvision_samples(data.source, folder=cache / "datasets", test=True).samples
 
 
 def digits() -> Listing:

@@ -1,4 +1,4 @@
-"""The data sets that torchvision ships, through its own classes. A test split of theirs is never constructed.
+"""The data sets that torchvision ships, through its own classes.
 
 Files and labels are found under the names that torchvision's classes give them; a class without them is read
 through `dataset[index]`.
@@ -23,9 +23,10 @@ _FAILURES = (OSError, RuntimeError, ValueError, EOFError, AssertionError, HTTPEx
 _BAD_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile)
 
 
-def torchvision_samples(source: str, *, folder: Path) -> Listing:
+def torchvision_samples(source: str, *, folder: Path, test: bool = False) -> Listing:
     """List train and val of `torchvision:<Name>`, or all of a data set that has no splits of its own.
 
+    `test` lists the test split that it ships instead, which is otherwise never constructed.
     What is not in `folder` yet is downloaded there. Samples are named by their path relative to `folder`, or
     `<Name>[index]` when the images lie in one big file.
 
@@ -35,9 +36,9 @@ def torchvision_samples(source: str, *, folder: Path) -> Listing:
     name = source.partition(":")[2]
     samples: list[Sample] = []
     for split, arguments in known.torchvision_datasets()[name].items():
-        if split != "test":
+        if (split == "test") == test:
             dataset = _construct(name, folder, arguments)
-            prefix = f"{name}/{split}" if split == "val" else name
+            prefix = f"{name}/{split}" if split in ("val", "test") else name
             samples += _samples(dataset, prefix, folder=folder, split=None if split == "all" else split)
     return Listing(tuple(samples))
 

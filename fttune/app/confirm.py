@@ -1,0 +1,283 @@
+"""The best trials of a search and its baselines, trained anew with fresh seeds; then, and only then, the test split.
+
+The winner is named by the validation metric over those seeds. The test split reports and never chooses; each time that
+it is opened is written down.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from fttune import searching
+from fttune.app.session import Display, Session, open_session
+from fttune.app.studies import is_finished, stored_study
+from fttune.app.train import prepare_in, result_metrics
+from fttune.app.trials import inputs_key
+from fttune.config import Experiment, Study
+from fttune.config.distributions import encoded
+from fttune.config.fingerprint import differences, study_identity
+from fttune.config.workspace import Workspace
+from fttune.data import ArrayCache, Part, has_test, open_test
+from fttune.errors import BadInput, Diverged, Interrupted, StudyChanged, WorkFailed
+from fttune.files import write_atomically
+from fttune.models import load_model
+from fttune.report.confirmation import Confirmation, Confirmed
+from fttune.report.statistics import METRICS, Candidate, compare, recommended, score
+from fttune.training import CheckpointFolder, Inputs, Training, finish, plan
+from fttune.training.device import best_device
+from fttune.training.events import STUDY_ID, Described, FileSaved, RunClosed, RunOpened
+from fttune.training.predictions import probabilities
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import optuna
+
+CONFIRMATION = "fttune.confirmation"
+OPENED = "fttune.test_opened"
+
+
+def confirm(study: Study, *, workspace: Workspace | None = None, display: Display | None = None) -> Confirmation:
+    """Confirm a searched study as its `confirm` section says, and return what was found.
+
+    The same call continues what was interrupted; once all is confirmed it returns the stored result, and the test split
+    stays closed.
+
+    Raises:
+        BadInput: the study was not searched to its end here, no trial is complete, or it is another one now
+            (StudyChanged).
+        StudyBusy: another process searches or confirms this study.
+        WorkFailed: every candidate diverged.
+    """
+    workspace = workspace or Workspace.at()
+    with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
+        stored = stored_study(study, workspace)
+        inputs = prepare_in(session, study.experiment)
+        identity = study_identity(study, data=inputs.data.fingerprint, weights=inputs.weights.identity)
+        if changed := differences(stored.user_attrs[searching.IDENTITY], identity):
+            lines = "\n".join(f"  {line}" for line in changed)
+            raise StudyChanged(f"study {stored.study_name} is not what it was when its trials ran:\n{lines}")
+        if not is_finished(stored):
+            raise BadInput(f"study {stored.study_name} is unfinished; run `fttune search` on it to its end first")
+        chosen = candidates(study, stored)
+        with searching.study_lock(study.name, locks=workspace.locks):
+            session.uploader.open()
+            return _Confirming(study, session, stored, {inputs_key(study.experiment): inputs}).run(chosen)
+
+
+def candidates(study: Study, stored: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":
+    """Return the best `top_k` complete trials that differ in their recipe, and after them the baselines."""
+    ranked = searching.ranked(stored)
+    if not ranked:
+        raise BadInput(f"study {stored.study_name} has no complete trial yet; search it first")
+    trained = [t for t in ranked if (facts := searching.facts_of(t)) is not None and facts.reused_from is None]
+    best = trained[: study.confirm.top_k]
+    return best + [t for t in trained if t not in best and _is_baseline(study, t)]
+
+
+def _is_baseline(study: Study, trial: "optuna.trial.FrozenTrial") -> bool:
+    wanted = [{name: encoded(value) for name, value in baseline.items()} for baseline in study.baselines]
+    return any(own.items() <= trial.params.items() for own in wanted)
+
+
+@dataclass
+class _Confirming:
+    study: Study
+    session: Session
+    stored: "optuna.Study"
+    inputs: dict[str, Inputs]
+    _test: dict[str, Part] = field(default_factory=dict)
+
+    def run(self, chosen: "Sequence[optuna.trial.FrozenTrial]") -> Confirmation:
+        parent, base = self.stored.study_name, self.study.experiment
+        seeds = tuple(base.seed + 1 + index for index in range(self.study.confirm.seeds))
+        before = self.stored.user_attrs.get(CONFIRMATION)
+        known = Confirmation.of_json(before) if before else None
+        if known and known.seeds == seeds and {one.trial for one in known.candidates} == {t.number for t in chosen}:
+            self.session.notice(parent, f"study {parent} is confirmed: nothing to do, and the test split stays closed")
+            return known
+        tags = {"fttune.kind": "study", STUDY_ID: self._id}
+        self.session.log.append(parent, RunOpened(parent, base.name, tags=tags, reopen=True))
+        try:
+            values = {seed: self._train(chosen, seed) for seed in seeds}
+            found = self._tested(self._named(chosen, seeds, values), known.opened if known else ())
+        finally:
+            self.session.log.append(parent, RunClosed("complete"))  # as the search left it
+        self.session.deliver(parent)
+        self.stored.set_user_attr(CONFIRMATION, found.as_json())
+        return found
+
+    @property
+    def _id(self) -> str:
+        return str(self.stored.user_attrs[searching.ID])
+
+    def _key(self, number: int, seed: int) -> str:
+        return f"{self.stored.study_name}/confirm/{number}/{seed}"
+
+    def _tags(self, number: int, seed: int) -> dict[str, str]:
+        return {"fttune.run": self._key(number, seed), STUDY_ID: self._id}
+
+    def _recipe(self, trial: "optuna.trial.FrozenTrial", seed: int) -> Experiment:
+        return self.study.recipe(trial.params).replace({"seed": seed, "training.monitor": self.study.metric})
+
+    def _train(self, chosen: "Sequence[optuna.trial.FrozenTrial]", seed: int) -> dict[int, float | None]:
+        """Train all candidates with a seed, those together that can; return their values by trial."""
+        values = {t.number: self._stored_value(t.number, seed) for t in chosen}
+        missing: dict[str, list[optuna.trial.FrozenTrial]] = defaultdict(list)
+        for trial in chosen:
+            if values[trial.number] is None:
+                missing[inputs_key(self._recipe(trial, seed))].append(trial)
+        for trials in missing.values():
+            recipes = [self._recipe(trial, seed) for trial in trials]
+            begins = plan(recipes, self._inputs_of(recipes[0]), monitor=self.study.metric)
+            for trial, begin in zip(trials, begins, strict=True):
+                values[trial.number] = self._trained(trial, seed, begin)
+        return values
+
+    def _inputs_of(self, recipe: Experiment) -> Inputs:
+        key = inputs_key(recipe)
+        if key not in self.inputs:
+            self.inputs[key] = prepare_in(self.session, recipe)
+        return self.inputs[key]
+
+    def _stored_value(self, number: int, seed: int) -> float | None:
+        name, tags = self.study.experiment.name, self._tags(number, seed)
+        run = self.session.uploader.ask(lambda store: store.find_run(name, tags, status="FINISHED"))
+        return None if run is None else run.data.metrics.get("value")
+
+    def _trained(self, trial: "optuna.trial.FrozenTrial", seed: int, begin: Callable[[], Training]) -> float | None:
+        key, recipe = self._key(trial.number, seed), self._recipe(trial, seed)
+        tags = {"fttune.kind": "confirm", "fttune.study": self.stored.study_name, "fttune.trial": str(trial.number)}
+        opened = RunOpened(
+            f"confirm-{trial.number:04d}-seed-{seed}",
+            recipe.name,
+            parent=self.stored.study_name,
+            params=recipe.params(),
+            tags={**tags, STUDY_ID: self._id},
+            reopen=True,
+        )
+        self.session.log.append(key, opened)
+        closed, value = RunClosed("failed", {"fttune.cause": "an unexpected error"}), None
+        try:
+            folder = CheckpointFolder(self.session.files_of(key))
+            emit = lambda event: self.session.emit(key, event, owner=self.stored.study_name)  # noqa: E731
+            result = finish(begin(), emit=emit, checkpoints=folder)
+            closed, value = RunClosed("complete", metrics=result_metrics(recipe, result)), result.value
+        except Diverged as error:
+            closed = RunClosed("diverged", {"fttune.cause": str(error)})
+        except (Interrupted, KeyboardInterrupt):
+            closed = RunClosed("interrupted")
+            raise
+        finally:
+            self.session.log.append(key, closed)
+        self.session.deliver(key)
+        return value
+
+    def _named(
+        self,
+        chosen: "Sequence[optuna.trial.FrozenTrial]",
+        seeds: Sequence[int],
+        values: Mapping[int, Mapping[int, float | None]],
+    ) -> Confirmation:
+        """Return the candidates in the order of their means; equal ones by fewer trained parameters, then by number."""
+        found = [
+            Confirmed(
+                trial.number,
+                _is_baseline(self.study, trial),
+                trial.params,
+                _size(trial),
+                tuple(values[seed][trial.number] for seed in seeds),
+            )
+            for trial in chosen
+        ]
+        if all(None in one.val for one in found):
+            raise WorkFailed(f"study {self.stored.study_name}: every candidate diverged under a fresh seed")
+        sign = -1 if self.study.direction == "maximize" else 1
+
+        def key(one: Confirmed) -> tuple[bool, float, int, int]:
+            finite = [value for value in one.val if value is not None]
+            mean = float(np.mean(finite)) if len(finite) == len(one.val) else 0.0
+            return None in one.val, sign * mean, one.trainable_parameters, one.trial
+
+        metric = self.study.metric.partition("/")[2]
+        test_metric = metric if metric in METRICS else "accuracy"
+        return Confirmation(
+            self.stored.study_name, self.study.metric, test_metric, tuple(seeds), tuple(sorted(found, key=key))
+        )
+
+    def _tested(self, found: Confirmation, opened: tuple[str, ...]) -> Confirmation:
+        """Open the test split, which changes no order; without one, return what was found."""
+        base = self.study.experiment
+        if not has_test(base.data, self._inputs_of(base).data):
+            return found
+        opened = (*opened, datetime.now().astimezone().isoformat(" ", "seconds"))
+        self.session.log.append(found.study, Described({OPENED: "; ".join(opened)}))
+        self.session.uploader.flush()  # it is on record before it happens
+        part = self._test_part(base)
+        finite = [one for one in found.candidates if None not in one.val]
+        predicted = {one.name: np.stack([self._predicted(one.trial, s) for s in found.seeds]) for one in finite}
+        self._keep_predictions(found, part, predicted)
+        truth = part.labels.numpy()
+        tested = [Candidate(one.name, predicted[one.name], one.trainable_parameters) for one in finite]
+        gaps = compare(tested, truth, metric=found.test_metric)
+        best = recommended(finite[0].name, tested, gaps)
+        return replace(
+            found,
+            candidates=tuple(
+                replace(one, test=tuple(score(truth, row, found.test_metric) for row in predicted.get(one.name, ())))
+                for one in found.candidates
+            ),
+            differences=tuple(gaps),
+            recommended=next(one.trial for one in finite if one.name == best),
+            opened=opened,
+        )
+
+    def _test_part(self, recipe: Experiment) -> Part:
+        """Return the test split as a recipe sees it."""
+        key, workspace = inputs_key(recipe), self.session.workspace
+        if key not in self._test:
+            inputs = self._inputs_of(recipe)
+            self._test[key] = open_test(
+                recipe.data,
+                inputs.geometry,
+                classes=inputs.data.classes,
+                cache=workspace.cache,
+                root=workspace.root,
+                arrays=ArrayCache(workspace.arrays, workspace.cache_bytes),
+            )
+        return self._test[key]
+
+    def _predicted(self, number: int, seed: int) -> "npt.NDArray[np.int64]":
+        """Return the class (N,) that a candidate predicts for each test sample."""
+        name, tags = self.study.experiment.name, self._tags(number, seed)
+        checkpoint = self.session.uploader.ask(lambda store: store.find_checkpoint(name, tags))
+        if checkpoint is None:
+            raise BadInput(f"the checkpoint of {tags['fttune.run']} is not in MLflow; restore its artifacts")
+        recipe = self.study.recipe(self.stored.get_trials(deepcopy=False)[number].params)
+        model = load_model(checkpoint, plugins=self.session.workspace.plugins).to(best_device())
+        found = probabilities(model, self._inputs_of(recipe).weights.preprocessing, self._test_part(recipe).images)
+        return found.argmax(1).numpy()
+
+    def _keep_predictions(
+        self, found: Confirmation, part: Part, predicted: "Mapping[str, npt.NDArray[np.int64]]"
+    ) -> None:
+        """Log the predicted class of every test sample, with its own, on the parent run."""
+        classes = np.array(next(iter(self.inputs.values())).data.classes)
+        columns = {
+            f"{name} seed {seed}": classes[row]
+            for name, rows in predicted.items()
+            for seed, row in zip(found.seeds, rows, strict=True)
+        }
+        frame = pd.DataFrame({"sample": part.names, "class": classes[part.labels.numpy()], **columns})
+        file = self.session.files_of(f"{found.study}/confirm") / "predictions.csv"
+        write_atomically(file, lambda temporary: frame.to_csv(temporary, index=False))
+        self.session.log.append(found.study, FileSaved(file, "confirm"))
+
+
+def _size(trial: "optuna.trial.FrozenTrial") -> int:
+    facts = searching.facts_of(trial)
+    return facts.trainable_parameters or 0 if facts else 0

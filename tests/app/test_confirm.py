@@ -65,7 +65,7 @@ def test_the_best_trials_and_the_baselines_are_trained_with_fresh_seeds(confirme
 
 
 def test_the_test_metric_is_what_the_logged_predictions_say(confirmed):
-    study, workspace, found = confirmed
+    _, workspace, found = confirmed
     runs = runs_of(workspace.mlflow_uri)
     kinds = runs["tags.fttune.kind"].value_counts().to_dict()
     assert kinds == {"trial": 6, "confirm": 3 * len(found.candidates), "study": 1}

@@ -77,13 +77,14 @@ def export(
     kind: Annotated[Kind, typer.Option("--as", help="The recipe, its weights, or the model.")],
     trial: Annotated[int | None, typer.Option(help="The number of a complete trial; default: the best one.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: STUDY-TRIAL with a suffix.")] = None,
+    overrides: Set = None,
     plugins: Plugins = None,
     mlruns: Mlruns = None,
 ) -> None:
     """Write a trial of a study as a recipe, as weights, or as a model that needs no fttune."""
     from fttune.config import load_study
 
-    study = load_study(file)
+    study = load_study(file, overrides or [])
     from fttune.app.export import export as run
 
     typer.echo(run(study, kind.value, trial=trial, out=out, workspace=workspace_of(mlruns, plugins)))

@@ -186,7 +186,7 @@ baselines:
   - {optimizer.lr: 1, foo: 2, freeze.unfrozen_stages: true, optimizer.momentun: 0.1}
   - 5
 storge: x
-confirm: {top_k: 3}
+nightly: {at: 3}
 name: x
 """
 
@@ -209,7 +209,7 @@ def test_a_study_shows_all_its_mistakes_at_once(tmp_path, recipe):
         "space.seed: must be a mapping of fields, got 5",
         "baselines[1]: must be a mapping of fields, got 5",
         "storge: unknown key; did you mean 'storage'?",
-        "confirm: unknown key",
+        "nightly: unknown key",
         "space.optimizer.momentun.points: sampler grid needs points (or step) for a float",
         "baselines[0].foo: is not in the space",
         "baselines[0].freeze.unfrozen_stages: must be a number of the space's type int, got True",

@@ -303,6 +303,12 @@ def test_every_trial_of_an_accepted_conditional_space_is_a_recipe(data):
 
 
 def meets(value, condition):
+    value, condition = stages(value), [*map(stages, condition)] if isinstance(condition, list) else condition
     if isinstance(condition, dict):
         return condition.get("min", -9) <= value <= condition.get("max", 9)
     return value in condition if isinstance(condition, list) else value == condition
+
+
+def stages(depth):
+    """A net of four stages has four unfrozen when all are."""
+    return 4 if depth == "all" else depth

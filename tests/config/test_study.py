@@ -95,7 +95,9 @@ FIELDS = [
     ("space", [], {ABSENT: "required field is missing"}),
     ("storage", [None, "sqlite:///x.db"], {5: "must be text, got 5"}),
     ("tracking.uri", [None, "http://localhost:5000"], {5: "must be text, got 5"}),
-    ("confirm", [], {5: "unknown key"}),
+    ("nightly", [], {5: "unknown key"}),
+    ("confirm", [{}, {"top_k": 1, "seeds": 9}], {5: "must be a mapping of fields, got 5"}),
+    ("confirm.seeds", [1, 50], {0: "must be >= 1, got 0", 2.5: "must be a whole number, got 2.5"}),
     ("experimnt", [], {"x": "unknown key; did you mean 'experiment'?"}),
 ]
 RIGHT = [(field, value) for field, right, _ in FIELDS for value in right]

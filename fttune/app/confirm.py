@@ -70,13 +70,19 @@ def confirm(study: Study, *, workspace: Workspace | None = None, display: Displa
 
 
 def candidates(study: Study, stored: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":
-    """Return the best `top_k` complete trials that differ in their recipe, and after them the baselines."""
+    """Return the best `top_k` complete trials of different recipes, then the baselines, pruned ones too."""
     ranked = searching.ranked(stored)
     if not ranked:
-        raise BadInput(f"study {stored.study_name} has no complete trial yet; search it first")
-    trained = [t for t in ranked if (facts := searching.facts_of(t)) is not None and facts.reused_from is None]
-    best = trained[: study.confirm.top_k]
-    return best + [t for t in trained if t not in best and _is_baseline(study, t)]
+        raise BadInput(f"study {stored.study_name} has no complete trial")
+    best = [trial for trial in ranked if _has_trained(trial)][: study.confirm.top_k]
+    others = (trial for trial in stored.get_trials(deepcopy=False) if trial not in best)
+    return best + [trial for trial in others if _has_trained(trial) and _is_baseline(study, trial)]
+
+
+def _has_trained(trial: "optuna.trial.FrozenTrial") -> bool:
+    """Return whether a trial trained a recipe of its own, to its end or until it was pruned."""
+    facts = searching.facts_of(trial)
+    return facts is not None and facts.reused_from is None and facts.trainable_parameters is not None
 
 
 def _is_baseline(study: Study, trial: "optuna.trial.FrozenTrial") -> bool:
@@ -104,7 +110,7 @@ class _Confirming:
         self.session.log.append(parent, RunOpened(parent, base.name, tags=tags, reopen=True))
         try:
             values = {seed: self._train(chosen, seed) for seed in seeds}
-            found = self._tested(self._named(chosen, seeds, values), known.opened if known else ())
+            found = self._tested(self._named(chosen, seeds, values))
         finally:
             self.session.log.append(parent, RunClosed("complete"))  # as the search left it
         self.session.deliver(parent)
@@ -209,12 +215,12 @@ class _Confirming:
             self.stored.study_name, self.study.metric, test_metric, tuple(seeds), tuple(sorted(found, key=key))
         )
 
-    def _tested(self, found: Confirmation, opened: tuple[str, ...]) -> Confirmation:
+    def _tested(self, found: Confirmation) -> Confirmation:
         """Open the test split, which changes no order; without one, return what was found."""
         base = self.study.experiment
         if not has_test(base.data, self._inputs_of(base).data):
             return found
-        opened = (*opened, datetime.now().astimezone().isoformat(" ", "seconds"))
+        opened = (*self._openings(), datetime.now().astimezone().isoformat(" ", "seconds"))
         self.session.log.append(found.study, Described({OPENED: "; ".join(opened)}))
         self.session.uploader.flush()  # it is on record before it happens
         part = self._test_part(base)
@@ -235,6 +241,13 @@ class _Confirming:
             recommended=next(one.trial for one in finite if one.name == best),
             opened=opened,
         )
+
+    def _openings(self) -> list[str]:
+        """Return when the test split was opened before, whatever became of what was to follow."""
+        tags = {"fttune.run": self.stored.study_name, STUDY_ID: self._id}
+        run = self.session.uploader.ask(lambda store: store.find_run(self.study.experiment.name, tags))
+        stored = run.data.tags.get(OPENED) if run else None
+        return stored.split("; ") if stored else []
 
     def _test_part(self, recipe: Experiment) -> Part:
         """Return the test split as a recipe sees it."""

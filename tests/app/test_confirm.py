@@ -9,7 +9,7 @@ import pytest
 
 import fttune
 from fttune.app import confirm as confirming
-from fttune.app.confirm import confirm
+from fttune.app.confirm import candidates, confirm
 from fttune.config import Study
 from fttune.config.workspace import Workspace
 from fttune.data import ImageData, load
@@ -126,6 +126,23 @@ def test_an_interrupted_confirmation_goes_on_and_had_not_opened_the_test_split(t
         (one.trial, one.val, one.test) for one in confirmed[2].candidates
     ]
     assert len(found.opened) == 1
+
+
+def test_an_opening_is_on_record_even_if_nothing_comes_of_it(tmp_path, monkeypatch):
+    study, workspace = made(tmp_path, confirm={"top_k": 1, "seeds": 1})
+    fttune.search(study, workspace=workspace)
+    with monkeypatch.context() as cut:
+        cut.setattr(confirming, "compare", lambda *_, **__: [][0])
+        with pytest.raises(IndexError):
+            confirm(study, workspace=workspace)
+    assert len(confirm(study, workspace=workspace).opened) == 2
+
+
+def test_a_pruned_baseline_is_confirmed_too(tmp_path):
+    study, workspace = made(tmp_path, pruner={"type": "successive_halving", "reduction_factor": 4}, batch=6)
+    stored = fttune.search(study, workspace=workspace)
+    assert stored.trials[0].state.name == "PRUNED"
+    assert [t.number for t in candidates(study, stored) if t.number == 0] == [0]
 
 
 def test_neither_search_nor_train_reads_a_sample_of_the_test_split(tmp_path, monkeypatch):

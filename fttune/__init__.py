@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fttune.app.confirm import confirm
+    from fttune.app.export import export
+    from fttune.app.predict import predict
     from fttune.app.search import best_experiment, search
     from fttune.app.train import fine_tune, train
     from fttune.config import Experiment, Study, load_experiment, load_study
@@ -19,9 +22,12 @@ _HOMES = {
     "FttuneError": "fttune.errors",
     "Study": "fttune.config",
     "best_experiment": "fttune.app.search",
+    "confirm": "fttune.app.confirm",
+    "export": "fttune.app.export",
     "fine_tune": "fttune.app.train",
     "load_experiment": "fttune.config",
     "load_study": "fttune.config",
+    "predict": "fttune.app.predict",
     "search": "fttune.app.search",
     "train": "fttune.app.train",
 }
@@ -31,9 +37,12 @@ __all__ = [
     "FttuneError",
     "Study",
     "best_experiment",
+    "confirm",
+    "export",
     "fine_tune",
     "load_experiment",
     "load_study",
+    "predict",
     "search",
     "train",
 ]

@@ -107,7 +107,7 @@ def describe(event: object) -> str | None:
     """Return what an event says in words, None when it says nothing to people."""
     if isinstance(event, Notice):
         return event.text
-    if isinstance(event, Described):
+    if isinstance(event, Described) and "fttune.trainable" in event.tags:
         return f"{event.tags['fttune.trainable']}; device {event.tags['fttune.device']}"
     if isinstance(event, RunClosed):
         cause = event.tags.get("fttune.cause")

@@ -337,9 +337,12 @@ def test_the_python_names_of_the_package_are_these() -> None:
         "FttuneError",
         "Study",
         "best_experiment",
+        "confirm",
+        "export",
         "fine_tune",
         "load_experiment",
         "load_study",
+        "predict",
         "search",
         "train",
     ]

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from fttune.display import Bars, Lines, display
+from fttune.display import Bars, Lines, describe, display
 from fttune.training.events import Described, Entry, EpochEnded, Notice, RunClosed, RunOpened, StudyProgress
 
 STUDY = RunOpened("pets", "pets", tags={"fttune.kind": "study"}, params={"training.epochs": 3})
@@ -48,6 +48,10 @@ def test_lines_tell_every_epoch_of_a_training_run() -> None:
         "pets: epoch 1/3, train/loss 1",
         "pets: epoch 2/3, train/loss 0.5",
     ]
+
+
+def test_tags_that_say_nothing_of_a_training_are_passed_over() -> None:
+    assert describe(Described({"fttune.test_opened": "2026-11-26"})) is None
 
 
 def test_a_long_trial_is_not_silent() -> None:

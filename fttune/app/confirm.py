@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 
 from fttune import searching
-from fttune.app.session import Display, Session, open_session
+from fttune.app.session import Display, Session, delivered_on_interruption, open_session
 from fttune.app.studies import is_finished, stored_study
 from fttune.app.train import prepare_in, result_metrics
 from fttune.app.trials import inputs_key
 from fttune.config import Experiment, Study
 from fttune.config.distributions import encoded
-from fttune.config.fingerprint import differences, study_identity
+from fttune.config.fingerprint import require_same, study_identity
 from fttune.config.workspace import Workspace
 from fttune.data import ArrayCache, Part, has_test, open_test
-from fttune.errors import BadInput, Diverged, Interrupted, StudyChanged, WorkFailed
+from fttune.errors import BadInput, Diverged, Interrupted, WorkFailed
 from fttune.files import write_atomically
 from fttune.models import load_model
 from fttune.report.confirmation import Confirmation, Confirmed
@@ -58,13 +58,11 @@ def confirm(study: Study, *, workspace: Workspace | None = None, display: Displa
         stored = stored_study(study, workspace)
         inputs = prepare_in(session, study.experiment)
         identity = study_identity(study, data=inputs.data.fingerprint, weights=inputs.weights.identity)
-        if changed := differences(stored.user_attrs[searching.IDENTITY], identity):
-            lines = "\n".join(f"  {line}" for line in changed)
-            raise StudyChanged(f"study {stored.study_name} is not what it was when its trials ran:\n{lines}")
+        require_same(stored.study_name, stored.user_attrs[searching.IDENTITY], identity)
         if not is_finished(stored):
             raise BadInput(f"study {stored.study_name} is unfinished; run `fttune search` on it to its end first")
         chosen = candidates(study, stored)
-        with searching.study_lock(study.name, locks=workspace.locks):
+        with searching.study_lock(study.name, locks=workspace.locks), delivered_on_interruption(session):
             session.uploader.open()
             return _Confirming(study, session, stored, {inputs_key(study.experiment): inputs}).run(chosen)
 

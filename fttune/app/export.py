@@ -47,8 +47,11 @@ def export(
     number = _complete(stored, trial)
     folder = workspace.root / ("experiments" if kind == "experiment" else "")
     out = out or folder / f"{study.name}-{number}{SUFFIXES[kind]}"
-    if out.exists():
-        raise BadInput(f"{out}: is there already; move it away, or name another file with --out")
+    if kind == "safetensors" and out.suffix != SUFFIXES[kind]:
+        raise BadInput(f"{out}: must end with {SUFFIXES[kind]}; its JSON lies beside it")
+    for file in (out, out.with_suffix(".json")) if kind == "safetensors" else (out,):
+        if file.exists():
+            raise BadInput(f"{file}: is there already; move it away, or name another file with --out")
     if kind == "experiment":
         _write_recipe(study, stored, number, out)
         return out

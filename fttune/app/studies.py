@@ -9,6 +9,7 @@ from fttune import searching
 from fttune.app.results import rows_of
 from fttune.app.session import Session
 from fttune.config import Study
+from fttune.config.fingerprint import DATA, WEIGHTS, require_same, study_identity
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput
 from fttune.report import summary
@@ -46,12 +47,19 @@ def list_studies(workspace: Workspace) -> list[StudyLine]:
 
 
 def stored_study(study: Study, workspace: Workspace) -> "optuna.Study":
-    """Return the newest generation of a study, to be read. Raises BadInput when it was never searched."""
+    """Return the newest generation of a study, to be read.
+
+    Raises:
+        BadInput: it was never searched here, or its file has changed since (StudyChanged); data are not looked at.
+    """
     if study.storage or (workspace.mlruns / "optuna.db").is_file():
         storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
         name = searching.current_name(study.name, storage)
         for stored in searching.stored_studies(storage):
             if stored.study_name == name:
+                old = stored.user_attrs[searching.IDENTITY]
+                data, weights = old[f"experiment.{DATA}"], old[f"experiment.{WEIGHTS}"]
+                require_same(name, old, study_identity(study, data=data, weights=weights))
                 return stored
     raise BadInput(f"study {study.name} has not been searched here; run `fttune search` on it first")
 

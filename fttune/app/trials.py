@@ -17,7 +17,17 @@ from fttune.config.distributions import Categorical, Int
 from fttune.config.experiment import flatten
 from fttune.errors import Diverged, FttuneError, Interrupted
 from fttune.searching import Asked, Outcome
-from fttune.training import CheckpointFolder, FineTuneResult, Fit, Inputs, Training, Verdict, cohort_key, plan
+from fttune.training import (
+    CheckpointFolder,
+    FineTuneResult,
+    Fit,
+    Inputs,
+    Training,
+    Verdict,
+    cohort_key,
+    is_member,
+    plan,
+)
 from fttune.training.events import STUDY_ID, EpochEnded, Event, RunClosed, RunOpened
 
 Emit = Callable[[Event], None]
@@ -95,14 +105,16 @@ class Trials:
         """Run trials that train as one. What each logs comes in one piece at its end, which is one request to MLflow.
 
         All train when the first one begins; then the others have little left to do but to write their checkpoints, side
-        by side, while MLflow takes those before them. If that training failed, each tries anew.
+        by side, while MLflow takes those before them. If that training failed, or some cannot take part in it, they go
+        on one after the other.
         """
         logged: list[list[Event]] = [[] for _ in cohort]
-        works = list(zip(cohort, self._plan(cohort), (events.append for events in logged), strict=True))
+        begins = self._plan(cohort)
+        works = list(zip(cohort, begins, (events.append for events in logged), strict=True))
         with self._closed_when_interrupted(cohort), ThreadPoolExecutor(WRITERS) as pool:
             self._open(cohort[0], self._params(cohort[0]))
             first = self._finished(*works[0])
-            side_by_side = pool.map if first[0].state != "failed" else map
+            side_by_side = pool.map if first[0].state != "failed" and all(map(is_member, begins)) else map
             ended = chain([first], side_by_side(lambda work: self._finished(*work), works[1:]))
             outcomes = {}
             for one, events, (outcome, closed) in zip(cohort, logged, ended, strict=True):

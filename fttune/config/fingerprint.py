@@ -11,9 +11,11 @@ from typing import Any
 
 from fttune.config.experiment import Experiment, flatten
 from fttune.config.study import Study
+from fttune.errors import StudyChanged
 
 Identity = Mapping[str, Any]
-_BY_CONTENT = ("data.path", "backbone.weights")
+DATA, WEIGHTS = "data.content", "backbone.weights"
+_BY_CONTENT = ("data.path", WEIGHTS)
 NO_INFLUENCE = ("training.device",)
 
 
@@ -24,7 +26,7 @@ def experiment_identity(experiment: Experiment, *, data: str, weights: str) -> I
     fields = {k: v for k, v in params.items() if v is not None and k not in (*_BY_CONTENT, *NO_INFLUENCE)}
     if experiment.data.shift == "none":
         del fields["data.shift"]  # so identities from before there were shifts still hold
-    return _plain({**fields, "data.content": data, "backbone.weights": weights})
+    return _plain({**fields, DATA: data, WEIGHTS: weights})
 
 
 def study_identity(study: Study, *, data: str, weights: str) -> Identity:
@@ -49,6 +51,16 @@ def _plain(identity: Identity) -> Identity:
     """Return the identity as it comes back from JSON, so that a stored one compares equal."""
     plain: Identity = json.loads(json.dumps(identity))
     return plain
+
+
+def require_same(study: str, old: Identity, new: Identity) -> None:
+    """Refuse a stored study that was made from another identity than that of its file now. Raises StudyChanged."""
+    if changed := differences(old, new):
+        lines = "\n".join(f"  {line}" for line in changed)
+        raise StudyChanged(
+            f"study {study} is not what it was when its trials ran:\n{lines}\n"
+            "undo the change, or start a fresh generation beside the old one with `fttune search --new`"
+        )
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

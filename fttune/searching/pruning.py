@@ -5,6 +5,7 @@ trials at once: all train to a rung and pause there, the best go on, the others 
 on each trial as it arrives, so that the first ones of a study always go on.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -82,7 +83,8 @@ class Rungs:
 
     A trial goes on when its value at the rung is among the best `1 / reduction_factor` of all trials of its bracket
     that came so far, those of its own block among them (as ASHA counts, Li et al. 2020); at least the best one does.
-    All this is a function of what is stored, so that a search which starts again decides the same.
+    All this is a function of what is stored, so that a search which starts again decides the same. That a trial is
+    pruned is stored when it is decided: later a recipe that waited for another one may have come to the rung too.
     """
 
     def __init__(self, pruner: SuccessiveHalvingPruner | HyperbandPruner, stored: optuna.Study, *, batch: int) -> None:
@@ -95,11 +97,13 @@ class Rungs:
         """Report the value at a rung, and pause there until `decide` has decided."""
         frozen = trial.storage.get_trial(trial._trial_id)
         rung = self._first * self._factor ** _bracket(self._stored, frozen)
-        reported = frozen.last_step or 0
+        reported, pruned_at = frozen.last_step or 0, frozen.user_attrs.get(PRUNED_AT)
 
         def judge(_: int, value: float, settled: int) -> Verdict:
             if not self._is_rung(settled, first=rung):
                 return "go"
+            if settled == pruned_at:
+                return "prune"
             if (decided := self._decided.get((trial.number, settled))) is not None:
                 return decided
             if settled > reported:
@@ -116,7 +120,8 @@ class Rungs:
             rung = self._waits_at[trial.number]
             others = _filter_study(self._stored, frozen).get_trials(deepcopy=False)
             end = (trial.number // self._batch + 1) * self._batch
-            values = [o.intermediate_values[rung] for o in others if o.number < end and rung in o.intermediate_values]
+            reported = (other.intermediate_values.get(rung, math.nan) for other in others if other.number < end)
+            values = [value for value in reported if not math.isnan(value)]  # a diverged trial's last report is NaN
             goes_on = is_among_best(
                 frozen.intermediate_values[rung],
                 values,
@@ -124,6 +129,8 @@ class Rungs:
                 maximize=self._stored.direction is optuna.study.StudyDirection.MAXIMIZE,
             )
             self._decided[trial.number, rung] = "go" if goes_on else "prune"
+            if not goes_on:
+                trial.set_user_attr(PRUNED_AT, rung)
 
     def _is_rung(self, settled: int, *, first: int) -> bool:
         while first < settled:

@@ -19,8 +19,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from fttune.config import Study
-from fttune.config.fingerprint import Identity, differences
-from fttune.errors import StoreError, StudyBusy, StudyChanged
+from fttune.config.fingerprint import Identity, require_same
+from fttune.errors import StoreError, StudyBusy
 from fttune.searching.memory import WriteThrough
 from fttune.searching.samplers import pruner_for
 
@@ -117,12 +117,8 @@ def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bo
     old = stored.user_attrs.get(IDENTITY)
     if old is None:  # killed between the two writes above, before anything was asked
         _begin(stored, identity)
-    elif changed := differences(old, identity):
-        lines = "\n".join(f"  {line}" for line in changed)
-        raise StudyChanged(
-            f"study {name} is not what it was when its trials ran:\n{lines}\n"
-            "undo the change, or start a fresh generation beside the old one with --new"
-        )
+    else:
+        require_same(name, old, identity)
     return _kept_in_memory(stored, storage)
 
 

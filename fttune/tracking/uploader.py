@@ -76,12 +76,17 @@ class Uploader:
         """Wait until all entries so far are stored. Raises as `ask` does."""
         self._want(True)
         try:
-            done = []
+            done: list[Future[Any]] = []
+            pending: list[Future[Any]] = []
             end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
             while pending := self._take_pending():  # gathering adds the writes
                 # A run is closed after a failure too, so a failure does not end the wait.
                 wait(pending, None if end is None else max(0.0, end - time.monotonic()))
                 done += pending
+        except BaseException:  # an interruption: the next flush waits for these
+            with self._lock:
+                self._pending[:0] = pending
+            raise
         finally:
             self._want(False)
         for future in done:

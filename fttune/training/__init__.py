@@ -1,7 +1,7 @@
 """Fine-tune one recipe. Knows neither Optuna nor MLflow; images and weights reach it as files."""
 
 from fttune.training.checkpoints import CheckpointFolder, library_versions
-from fttune.training.cohort import cohort_key, plan
+from fttune.training.cohort import cohort_key, is_member, plan
 from fttune.training.device import choose_device
 from fttune.training.fine_tune import FineTuneResult, Fit, Verdict, check_recipe, fine_tune, finish
 from fttune.training.inputs import Inputs, prepare
@@ -19,6 +19,7 @@ __all__ = [
     "cohort_key",
     "fine_tune",
     "finish",
+    "is_member",
     "library_versions",
     "plan",
     "prepare",

@@ -8,7 +8,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
@@ -139,10 +140,17 @@ class Cohort:
     def __init__(self, experiments: Sequence[Experiment], inputs: Inputs, *, monitor: str | None = None) -> None:
         self.experiments, self.inputs = experiments, inputs
         self.monitors = [monitored(monitor or experiment.training.monitor, inputs) for experiment in experiments]
+        self._trained: _Trained | None = None
+        self._lock = Lock()
 
-    @cached_property
+    @property
     def trained(self) -> _Trained:
         """What became of the trainings. One that fails leaves nothing behind: asked again, all begin anew."""
+        with self._lock:  # members may begin in several threads
+            self._trained = self._trained or self._train()
+            return self._trained
+
+    def _train(self) -> _Trained:
         run = prepare_run(self.experiments[0], self.inputs)
         trainer = _Trainer(run, self.experiments, self.monitors)
         found = _Trained.begin(run, len(self.experiments))
@@ -155,6 +163,11 @@ class Cohort:
             found.heads.append(trainer.heads.clone())
         run.close()
         return found
+
+
+def is_member(begin: Callable[[], Training]) -> bool:
+    """Return whether what `plan` returned begins a training in a cohort: once that has trained, no model is used."""
+    return isinstance(begin, partial) and begin.func is Member
 
 
 class Member:

@@ -89,8 +89,9 @@ class Solo:
         self._paused = self.run.pause(self._regime.phase)
 
     def close(self) -> None:
-        """Leave the model to the next training."""
-        self.run.close()
+        """Leave the model to the next training; one that is paused has left it already."""
+        if self._paused is None:
+            self.run.close()
 
     def _stops_early(self) -> bool:
         patience, first = self.run.experiment.training.early_stop_epochs, self._regime.span.first if self._regime else 1

@@ -16,7 +16,7 @@ from fttune.app.predict import predict
 from fttune.app.studies import list_studies
 from fttune.config import Study, load_experiment
 from fttune.config.workspace import Workspace
-from fttune.errors import BadInput, DataError, WeightsError
+from fttune.errors import BadInput, DataError, StudyChanged, WeightsError
 from fttune.models import load_model
 from fttune.models.cifar_resnet import CifarResNet8
 from tests import processes
@@ -114,6 +114,14 @@ def test_export_refuses_what_is_not_there(searched, tmp_path):
     study, workspace = searched
     with pytest.raises(BadInput, match=r"trial 99 of study tiny is not complete; the best one is \d"):
         export(study, "experiment", trial=99, workspace=workspace)
+    with pytest.raises(BadInput, match=r"must end with \.safetensors"):
+        export(study, "safetensors", out=tmp_path / "v1.2", workspace=workspace)
+    (tmp_path / "there.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"there.json: is there already"):
+        export(study, "safetensors", out=tmp_path / "there.safetensors", workspace=workspace)
+    other = study.model_copy(update={"experiment": study.experiment.replace({"training.epochs": 4})})
+    with pytest.raises(StudyChanged, match=r"experiment\.training\.epochs: 3 -> 4"):
+        export(other, "experiment", workspace=workspace)
     with pytest.raises(BadInput, match="study tiny has not been searched here; run `fttune search`"):
         export(study, "experiment", workspace=Workspace.at(tmp_path))
 

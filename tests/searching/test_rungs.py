@@ -155,6 +155,27 @@ def test_a_search_that_dies_between_rungs_decides_as_one_that_does_not(
         assert one.intermediate_values == expected.intermediate_values
 
 
+def test_a_trial_that_diverges_takes_no_place_at_a_rung(tmp_path: Path, workspace: Workspace) -> None:
+    """Its last report is a NaN in the place of the next epoch, which is a rung here."""
+
+    class Diverges(Curves):
+        def _judged(self, asked: Asked) -> str:
+            if asked.number in (1, 4) and self.done[asked.number] == 2:
+                raise ArithmeticError
+            return super()._judged(asked)
+
+        def __call__(self, asked: Asked) -> Outcome:
+            try:
+                return super().__call__(asked)
+            except ArithmeticError:
+                return Outcome("diverged", cause="loss became nan")
+
+    pruner = {"type": "successive_halving", "reduction_factor": 2}
+    objective = Diverges(lambda number, _: [0.1, 0.5, 0.9, 0.7, 0.6, 0.2, 0.3, 0.8][number])
+    run(halving(tmp_path, pruner=pruner, batch=8, n_trials=8), workspace, objective)
+    assert [objective.done[number] for number in range(8)] == [1, 1, EPOCHS, 2, 2, 1, 1, 2]
+
+
 def test_hyperband_halves_each_bracket_by_itself(tmp_path: Path, workspace: Workspace) -> None:
     study = halving(tmp_path, pruner={"type": "hyperband", "reduction_factor": 3}, n_trials=36, batch=12)
     objective = Curves(lambda number, _: float(number * 5 % 36))

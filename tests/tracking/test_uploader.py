@@ -43,6 +43,25 @@ def test_opening_writes_nothing_before_the_first_event(tmp_path: Path) -> None:
     assert not workspace.mlruns.exists()
 
 
+def test_what_an_interrupted_flush_waited_for_is_stored_by_the_next(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploader = uploader_of(workspace)
+    log = EventLog(uploader)
+    log.append("pets", RunOpened("pets", "pets"))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("fttune.tracking.uploader.wait", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            uploader.flush()
+    log.append("pets", RunClosed("interrupted"))
+    uploader.close(20)
+    assert runs_of(workspace.mlflow_uri, "pets")["status"].tolist() == ["KILLED"]
+
+
 def test_a_dead_server_is_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     uploader = uploader_of(workspace, "http://127.0.0.1:9")

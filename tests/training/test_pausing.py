@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fttune.training import FineTuneResult, Fit, Verdict, fine_tune, plan
 from fttune.training.events import EpochEnded
+from fttune.training.training import Solo
 from tests.training.test_shortcuts import assert_same
 
 FREEZES = (
@@ -52,3 +53,15 @@ def test_trainings_that_take_turns_end_as_they_would_alone(fields, every, shared
         assert_same(results[index], fine_tune(recipe, inputs.plain()), rel=1e-9)
         epochs = [ended.epoch for ended in results[index].epochs]
         assert epochs == list(range(1, len(epochs) + 1))
+
+
+def test_one_that_is_pruned_where_it_waits_leaves_the_model_to_the_last_that_used_it(shared_inputs, make_recipe):
+    inputs = shared_inputs()
+    shallow, deep, next_one = (
+        make_recipe(freeze__unfrozen_stages=depth, training__precision="float64") for depth in (1, "all", 3)
+    )
+    waits = Fit(Solo(shallow, inputs))
+    assert waits.go_on(waits_after(1)) is None
+    fine_tune(deep, inputs)
+    assert waits.go_on(lambda _: "prune").state == "pruned"
+    assert_same(fine_tune(next_one, inputs), fine_tune(next_one, inputs.plain()), rel=1e-9)

@@ -35,9 +35,15 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with _opened(path) as descriptor:
         os.fsync(descriptor)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)  # a folder too
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -48,11 +54,8 @@ def release(file: Path) -> None:
     Where checkpoints follow each other, the next one is then written into memory that is there already.
     """
     if hasattr(os, "posix_fadvise"):  # not on macOS
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
+        with _opened(file) as descriptor:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
 
 
 def obstacle(path: Path) -> Path | None:

@@ -15,20 +15,19 @@ import pandas as pd
 
 from fttune import searching
 from fttune.app.session import Display, Session, delivered_on_interruption, open_session
-from fttune.app.studies import is_finished, stored_study
-from fttune.app.train import prepare_in, result_metrics
-from fttune.app.trials import inputs_key
+from fttune.app.studies import is_finished, run_tags, stored_study
+from fttune.app.train import inputs_key, prepare_in, shared_inputs, tracked
 from fttune.config import Experiment, Study
 from fttune.config.distributions import encoded
 from fttune.config.fingerprint import require_same, study_identity
 from fttune.config.workspace import Workspace
 from fttune.data import ArrayCache, Part, has_test, open_test
-from fttune.errors import BadInput, Diverged, Interrupted, WorkFailed
+from fttune.errors import BadInput, Diverged, WorkFailed
 from fttune.files import write_atomically
 from fttune.models import load_model
 from fttune.report.confirmation import Confirmation, Confirmed
 from fttune.report.statistics import METRICS, Candidate, compare, recommended, score
-from fttune.training import CheckpointFolder, Inputs, Training, finish, plan
+from fttune.training import Inputs, Training, finish, plan
 from fttune.training.device import best_device
 from fttune.training.events import STUDY_ID, Described, FileSaved, RunClosed, RunOpened
 from fttune.training.predictions import probabilities
@@ -122,9 +121,6 @@ class _Confirming:
     def _key(self, number: int, seed: int) -> str:
         return f"{self.stored.study_name}/confirm/{number}/{seed}"
 
-    def _tags(self, number: int, seed: int) -> dict[str, str]:
-        return {"fttune.run": self._key(number, seed), STUDY_ID: self._id}
-
     def _recipe(self, trial: "optuna.trial.FrozenTrial", seed: int) -> Experiment:
         return self.study.recipe(trial.params).replace({"seed": seed, "training.monitor": self.study.metric})
 
@@ -143,13 +139,10 @@ class _Confirming:
         return values
 
     def _inputs_of(self, recipe: Experiment) -> Inputs:
-        key = inputs_key(recipe)
-        if key not in self.inputs:
-            self.inputs[key] = prepare_in(self.session, recipe)
-        return self.inputs[key]
+        return shared_inputs(self.session, recipe, self.inputs)
 
     def _stored_value(self, number: int, seed: int) -> float | None:
-        name, tags = self.study.experiment.name, self._tags(number, seed)
+        name, tags = self.study.experiment.name, run_tags(self.stored, self._key(number, seed))
         run = self.session.uploader.ask(lambda store: store.find_run(name, tags, status="FINISHED"))
         return None if run is None else run.data.metrics.get("value")
 
@@ -164,22 +157,11 @@ class _Confirming:
             tags={**tags, STUDY_ID: self._id},
             reopen=True,
         )
-        self.session.log.append(key, opened)
-        closed, value = RunClosed("failed", {"fttune.cause": "an unexpected error"}), None
+        train = lambda **how: finish(begin(), **how)  # noqa: E731
         try:
-            folder = CheckpointFolder(self.session.files_of(key))
-            emit = lambda event: self.session.emit(key, event, owner=self.stored.study_name)  # noqa: E731
-            result = finish(begin(), emit=emit, checkpoints=folder)
-            closed, value = RunClosed("complete", metrics=result_metrics(recipe, result)), result.value
-        except Diverged as error:
-            closed = RunClosed("diverged", {"fttune.cause": str(error)})
-        except (Interrupted, KeyboardInterrupt):
-            closed = RunClosed("interrupted")
-            raise
-        finally:
-            self.session.log.append(key, closed)
-        self.session.deliver(key)
-        return value
+            return tracked(self.session, key, opened, recipe, train, owner=self.stored.study_name).value
+        except Diverged:
+            return None
 
     def _named(
         self,
@@ -242,7 +224,7 @@ class _Confirming:
 
     def _openings(self) -> list[str]:
         """Return when the test split was opened before, whatever became of what was to follow."""
-        tags = {"fttune.run": self.stored.study_name, STUDY_ID: self._id}
+        tags = run_tags(self.stored, self.stored.study_name)
         run = self.session.uploader.ask(lambda store: store.find_run(self.study.experiment.name, tags))
         stored = run.data.tags.get(OPENED) if run else None
         return stored.split("; ") if stored else []
@@ -264,7 +246,7 @@ class _Confirming:
 
     def _predicted(self, number: int, seed: int) -> "npt.NDArray[np.int64]":
         """Return the class (N,) that a candidate predicts for each test sample."""
-        name, tags = self.study.experiment.name, self._tags(number, seed)
+        name, tags = self.study.experiment.name, run_tags(self.stored, self._key(number, seed))
         checkpoint = self.session.uploader.ask(lambda store: store.find_checkpoint(name, tags))
         if checkpoint is None:
             raise BadInput(f"the checkpoint of {tags['fttune.run']} is not in MLflow; restore its artifacts")

@@ -8,8 +8,8 @@ from fttune import searching
 from fttune.app.provenance import provenance
 from fttune.app.session import Display, Session, delivered_on_interruption, open_session
 from fttune.app.studies import CLOSED, checkpoint_of, is_finished
-from fttune.app.train import prepare_in
-from fttune.app.trials import Trials, inputs_key
+from fttune.app.train import inputs_key, prepare_in
+from fttune.app.trials import Trials
 from fttune.config import Experiment, Study
 from fttune.config.depth import DEPTH, resolved_depth
 from fttune.config.distributions import Categorical

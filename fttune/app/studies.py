@@ -72,8 +72,13 @@ def is_finished(stored: "optuna.Study") -> bool:
 
 def checkpoint_of(session: Session, study: Study, stored: "optuna.Study", number: int) -> Path | None:
     """Return `best.safetensors` of a complete trial, from MLflow; None when it is gone."""
-    tags = {"fttune.run": f"{stored.study_name}/{number}", STUDY_ID: str(stored.user_attrs[searching.ID])}
+    tags = run_tags(stored, f"{stored.study_name}/{number}")
     return session.uploader.ask(lambda store: store.find_checkpoint(study.experiment.name, tags))
+
+
+def run_tags(stored: "optuna.Study", key: str) -> dict[str, str]:
+    """Return the tags by which MLflow finds a run of a study: two studies of one name may share a server."""
+    return {"fttune.run": key, STUDY_ID: str(stored.user_attrs[searching.ID])}
 
 
 def _line(stored: "optuna.Study") -> StudyLine:

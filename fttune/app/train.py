@@ -2,6 +2,9 @@
 
 import math
 import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,6 +86,20 @@ def prepare_in(session: Session, experiment: Experiment, *, before: tuple[str, .
     return inputs
 
 
+def inputs_key(experiment: Experiment) -> str:
+    """Return what decides about images and weights, and nothing else of a recipe."""
+    return experiment.model_dump_json(include={"data", "backbone"})
+
+
+def shared_inputs(session: Session, experiment: Experiment, known: dict[str, Inputs]) -> Inputs:
+    """Return a recipe's inputs: those of `known` where they are there; new ones join it and share its device images."""
+    key = inputs_key(experiment)
+    if key not in known:
+        first = next(iter(known.values()))
+        known[key] = replace(prepare_in(session, experiment), on_device=first.on_device)
+    return known[key]
+
+
 def _checkpoint_of(session: Session, name: str, before: tuple[str, ...]) -> Path:
     """Return the best checkpoint of the finished run of an experiment as its file stands, trained now if need be."""
     if name in before:
@@ -107,17 +124,32 @@ def _train_in(
 ) -> FineTuneResult:
     tags = {"fttune.kind": "train", "fttune.fingerprint": _fingerprint(experiment, inputs)}
     tags |= provenance(session.workspace.root, inputs)
+    opened = RunOpened(experiment.name, experiment.name, params=experiment.params(), tags=tags, reopen=reopen)
+    return tracked(session, run, opened, experiment, partial(run_recipe, experiment, inputs), keep_last=True)
+
+
+def tracked(
+    session: Session,
+    run: str,
+    opened: RunOpened,
+    recipe: Experiment,
+    train: Callable[..., FineTuneResult],
+    *,
+    owner: str | None = None,
+    keep_last: bool = False,
+) -> FineTuneResult:
+    """Train a recipe as a run, closed by how that ends, and wait until all is stored. Raises what `train` raises.
+
+    `train` takes `emit` and `checkpoints`, as `training.finish` does; notices are told as those of `owner`.
+    """
     closed = RunClosed("failed", {"fttune.cause": "an unexpected error"})
     try:
-        opened = RunOpened(experiment.name, experiment.name, params=experiment.params(), tags=tags, reopen=reopen)
         session.log.append(run, opened)
-        result = run_recipe(
-            experiment,
-            inputs,
-            emit=lambda event: session.emit(run, event),
-            checkpoints=CheckpointFolder(session.files_of(run), keep_last=True),
+        result = train(
+            emit=lambda event: session.emit(run, event, owner=owner),
+            checkpoints=CheckpointFolder(session.files_of(run), keep_last=keep_last),
         )
-        closed = RunClosed(result.state, metrics=result_metrics(experiment, result))
+        closed = RunClosed(result.state, metrics=result_metrics(recipe, result))
     except (Interrupted, KeyboardInterrupt):
         closed = RunClosed("interrupted")
         raise

@@ -4,13 +4,13 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any
 
 from fttune.app.session import Session
-from fttune.app.train import prepare_in, result_metrics
+from fttune.app.train import inputs_key, result_metrics, shared_inputs
 from fttune.config import Experiment, Study
 from fttune.config.depth import DEPTH, resolved_depth
 from fttune.config.distributions import Categorical, Int
@@ -120,7 +120,8 @@ class Trials:
             for one, events, (outcome, closed) in zip(cohort, logged, ended, strict=True):
                 if one is not cohort[0]:
                     self._open(one, self._params(one))
-                for event in (*events, *filter(None, [closed])):
+                assert closed is not None, "without a pruner nothing pauses"
+                for event in (*events, closed):
                     self._log(one, event)
                 outcomes[one.number] = outcome
         self.session.deliver(*map(self._key, cohort))
@@ -174,11 +175,7 @@ class Trials:
         return flatten(dict(asked.values)) if recipe is None else recipe.params()
 
     def _inputs_of(self, experiment: Experiment) -> Inputs:
-        key = inputs_key(experiment)
-        if key not in self.inputs:
-            first = next(iter(self.inputs.values()))
-            self.inputs[key] = replace(prepare_in(self.session, experiment), on_device=first.on_device)
-        inputs = self.inputs[key]
+        inputs = shared_inputs(self.session, experiment, self.inputs)
         inputs.workbench.activations.wanted = boundaries(self.study, len(inputs.stages(experiment)))
         return inputs
 
@@ -208,11 +205,6 @@ class Trials:
 
     def _key(self, asked: Asked) -> str:
         return f"{self.name}/{asked.number}"
-
-
-def inputs_key(experiment: Experiment) -> str:
-    """Return what decides about images and weights, and nothing else of a recipe."""
-    return experiment.model_dump_json(include={"data", "backbone"})
 
 
 def boundaries(study: Study, stages: int) -> frozenset[int]:

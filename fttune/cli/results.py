@@ -1,31 +1,15 @@
 """The commands that use what was found: list, confirm, export, predict."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from fttune.cli.app import app
 from fttune.cli.options import CacheGb, Json, Mlruns, Plugins, Set, workspace_of
 
-
-class Kind(StrEnum):
-    """What a trial can be written as."""
-
-    EXPERIMENT = "experiment"
-    SAFETENSORS = "safetensors"
-    PT2 = "pt2"
-    ONNX = "onnx"
-    MLFLOW = "mlflow"
-
-
-class Format(StrEnum):
-    """How a table is printed."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
+Kind = Literal["experiment", "safetensors", "pt2", "onnx", "mlflow"]
+Format = Literal["table", "csv", "json"]
 
 
 @app.command("list")
@@ -87,7 +71,7 @@ def export(
     study = load_study(file, overrides or [])
     from fttune.app.export import export as run
 
-    typer.echo(run(study, kind.value, trial=trial, out=out, workspace=workspace_of(mlruns, plugins)))
+    typer.echo(run(study, kind, trial=trial, out=out, workspace=workspace_of(mlruns, plugins)))
 
 
 @app.command()
@@ -95,7 +79,7 @@ def predict(
     checkpoint: Annotated[Path, typer.Argument(metavar="MODEL", help="best.safetensors, its JSON beside it.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, and folders of them.")],
     plugins: Plugins = None,
-    form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
+    form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
 ) -> None:
     """Print the likeliest class of each image and its probability."""
     import dataclasses
@@ -110,9 +94,9 @@ def predict(
     found = list(run(checkpoint, images, plugins=plugins or ()))
     records = [{**dataclasses.asdict(one), "file": str(one.file)} for one in found]
     frame = pd.DataFrame.from_records(records)
-    if form is Format.JSON:
+    if form == "json":
         typer.echo(json.dumps(as_records(frame)))
-    elif form is Format.CSV:
+    elif form == "csv":
         typer.echo(frame.to_csv(index=False), nl=False)
     else:
         typer.echo(as_text(frame if frame["problem"].any() else frame.drop(columns="problem")))

@@ -7,7 +7,6 @@ it; its own writer orders tensors by name, so that a new head would stand amid a
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from functools import cached_property
@@ -44,10 +43,10 @@ class Shared:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor] | None = None) -> None:
-        tensors = tensors or {}
-        leading = {name for name, t in tensors.items() if t.numel() * t.element_size() % ALIGNMENT == 0}
-        self.leading = {name: tensor for name, tensor in tensors.items() if name in leading}
-        self.rest = {name: tensor for name, tensor in tensors.items() if name not in leading}
+        self.leading: dict[str, Tensor] = {}
+        self.rest: dict[str, Tensor] = {}
+        for name, tensor in (tensors or {}).items():
+            (self.rest if tensor.nbytes % ALIGNMENT else self.leading)[name] = tensor
         self._hashed: dict[bytes, _Hash] = {}
 
     @cached_property
@@ -75,7 +74,7 @@ def write(file: Path, state: Mapping[str, Tensor], shared: Shared) -> str:
 def _header(tensors: Mapping[str, Tensor]) -> bytes:
     places, end = {}, 0
     for name, tensor in tensors.items():
-        begin, end = end, end + math.prod(tensor.shape) * tensor.element_size()
+        begin, end = end, end + tensor.nbytes
         places[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(places, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)

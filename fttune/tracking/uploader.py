@@ -74,7 +74,9 @@ class Uploader:
 
     def flush(self, timeout_seconds: float | None = None) -> None:
         """Wait until all entries so far are stored. Raises as `ask` does."""
-        self._want(True)
+        with self._lock:
+            self._wanted = True
+            self._lock.notify()
         try:
             done: list[Future[Any]] = []
             pending: list[Future[Any]] = []
@@ -83,12 +85,10 @@ class Uploader:
                 # A run is closed after a failure too, so a failure does not end the wait.
                 wait(pending, None if end is None else max(0.0, end - time.monotonic()))
                 done += pending
-        except BaseException:  # an interruption: the next flush waits for these
-            with self._lock:
-                self._pending[:0] = pending
-            raise
         finally:
-            self._want(False)
+            with self._lock:
+                self._wanted = False
+                self._pending[:0] = pending  # after an interruption the next flush waits for these
         for future in done:
             self._result(future, 0)
 
@@ -98,11 +98,6 @@ class Uploader:
             self.flush(timeout_seconds)
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _want(self, wanted: bool) -> None:
-        with self._lock:
-            self._wanted = wanted
-            self._lock.notify()
 
     def _take_pending(self) -> "list[Future[Any]]":
         with self._lock:

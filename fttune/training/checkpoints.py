@@ -28,7 +28,7 @@ class CheckpointFolder:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The tensors of a module at the end of an epoch: those of `state`, on the CPU, and those that others have too."""
+    """The tensors of a module at the end of an epoch: those of `state`, and those that others have too."""
 
     ended: EpochEnded
     state: Mapping[str, Tensor]

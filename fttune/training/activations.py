@@ -8,19 +8,20 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import distributions, version
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fttune.data import ArrayCache, Part, Rows, Spec, Stored, in_memory
 from fttune.models import Backbone
+from fttune.training.device import wait_for
 from fttune.training.folding import folded
+from fttune.training.resident import free_device_bytes
 
 Array = npt.NDArray[Any]
 Obtain = Callable[[Mapping[str, Spec], Callable[[Rows], None]], Mapping[str, Stored]]
@@ -56,30 +57,42 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Kept:
-    """Activations (N, ...) after the first `boundary` stages: an array in host memory, or a tensor on the device."""
+    """Activations (N, ...) after the first `boundary` stages: an array in host memory, or a tensor on the device.
+
+    A tensor lies there as (N, H, W, C) where the stages give (N, C, H, W) with the channels last in memory.
+    """
 
     boundary: int
     dtype: torch.dtype
-    array: Array
-    on_device: Tensor | None = None
+    values: Array | Tensor
+    channels_last: bool = False
 
     def batch(self, rows: Tensor, device: torch.device) -> Tensor:
         """Return the activations of some rows (B,), which lie on the CPU, on the device."""
-        if self.on_device is not None:
-            return self.on_device.index_select(0, rows.to(device, non_blocking=True))
-        return torch.from_numpy(self.array[rows.numpy()]).view(self.dtype).to(device, non_blocking=True)
+        if isinstance(self.values, Tensor):
+            found = self.values.index_select(0, rows.to(device, non_blocking=True))
+            return found.permute(0, 3, 1, 2) if self.channels_last else found
+        return torch.from_numpy(self.values[rows.numpy()]).view(self.dtype).to(device, non_blocking=True)
 
 
 class Activations:
-    """Keeps activations in an array cache, or in at most `memory_bytes` (default: a quarter of the machine's memory).
+    """Keeps activations on the device, in an array cache, or in at most `memory_bytes` (default: a quarter of the
+    machine's memory).
 
-    When it computes some, it keeps those at the boundaries named in `wanted` too, the most useful ones first: by the
-    time that they save per byte. `notices` are to be shown to the user.
+    A device that has memory of its own comes first: computing anew there takes less than reading from a disk.
+    `free_bytes` tells how much of that is free. When it computes some, it keeps those at the boundaries named in
+    `wanted` too, the most useful ones first: by the time that they save per byte. `notices` are to be shown to users.
     """
 
-    def __init__(self, arrays: ArrayCache | None = None, *, memory_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        arrays: ArrayCache | None = None,
+        *,
+        memory_bytes: int | None = None,
+        free_bytes: Callable[[torch.device], int | None] = free_device_bytes,
+    ) -> None:
         self.wanted: frozenset[int] = frozenset()
-        self._arrays = arrays
+        self._arrays, self._free_bytes = arrays, free_bytes
         self._memory = _quarter_of_memory() if memory_bytes is None else memory_bytes
         self._kept: dict[str, Kept] = {}
         self._without_room: set[str] = set()
@@ -112,23 +125,25 @@ class Activations:
         found = (self._kept.get(prefix.array_key(part, number)) for number in range(boundary, 0, -1))
         return next((kept for kept in found if kept is not None), None)
 
-    def _near(self, kept: Kept, device: torch.device) -> Kept:
-        """Return activations on a CUDA device where they fit beside all others there, else as they are."""
-        if device.type != "cuda":
-            return kept
-        held = sum(other.array.nbytes for other in self._kept.values() if other.on_device is not None)
-        if held + kept.array.nbytes > DEVICE_SHARE * (torch.cuda.mem_get_info(device)[0] + held):
-            return kept
-        try:
-            return replace(kept, on_device=torch.from_numpy(np.array(kept.array)).view(kept.dtype).to(device))
-        except torch.OutOfMemoryError:  # other processes use the device too
-            return kept
+    def _room_on(self, device: torch.device) -> int:
+        """Return how many bytes more may be kept on a device."""
+        if (free := self._free_bytes(device)) is None:
+            return 0
+        held = sum(kept.values.nbytes for kept in self._kept.values() if isinstance(kept.values, Tensor))
+        return int(DEVICE_SHARE * (free + held)) - held
 
     def _compute(self, way: "_Pass") -> None:
-        """Compute and keep what is worth it on a pass: on disk, or in memory where that has no room."""
+        """Compute and keep what is worth it on a pass: on the device, on disk, or in memory, where there is room."""
         if self._arrays is None and not self._memory:
             return
         offers, boundary = way.offers(), way.numbers[-1]
+        if boundary in (chosen := _fitting(offers, self._room_on(way.prefix.device))):
+            try:
+                self._kept |= way.keep_there(chosen)
+            except torch.OutOfMemoryError:  # other processes use the device too
+                pass
+            else:
+                return
         chosen = _fitting(offers, self._arrays.room if self._arrays else 0)
         obtain: Obtain = in_memory
         if self._arrays and boundary in chosen:
@@ -136,8 +151,7 @@ class Activations:
         else:
             chosen = _fitting(offers, self._memory)
             self._memory -= sum(offers[number].nbytes for number in chosen)
-        for key, kept in way.keep(chosen, obtain).items():
-            self._kept[key] = self._near(kept, way.prefix.device)
+        self._kept |= way.keep(chosen, obtain)
         if boundary not in chosen:
             self._without_room.add(way.prefix.array_key(way.part, boundary))
 
@@ -182,13 +196,32 @@ class _Pass:
 
     def offers(self) -> dict[int, _Offer]:
         """Return what each boundary offers, from a few images."""
-        samples, begin, offers = len(self.part.images), self.begin, {}
-        x, started = self.start(torch.arange(min(TIMED, samples))), time.perf_counter()
+        samples, begin, offers, device = len(self.part.images), self.begin, {}, self.prefix.device
+        x = self.start(torch.arange(min(TIMED, samples)))
+        if device.type == "cuda":
+            _pieces(self.backbone, x, begin, self.numbers)  # what a first call sets up is not counted
+        wait_for(device)
+        started = time.perf_counter()
         for number in self.numbers:
             x = _pieces(self.backbone, x, begin, [number])[number]
+            wait_for(device)
             begin, seconds = number, time.perf_counter() - started
             offers[number] = _Offer(x[:1], samples * x[:1].nbytes, seconds)
         return offers
+
+    def keep_there(self, chosen: Mapping[int, _Offer]) -> dict[str, Kept]:
+        """Compute the activations at the chosen boundaries in one pass, and leave them on the device.
+
+        Raises:
+            OutOfMemoryError: they do not fit after all.
+        """
+        samples = len(self.part.images)
+        kept = {number: _room_like(number, offer.row, samples) for number, offer in chosen.items()}
+        for batch in torch.split(torch.arange(samples), BATCH):
+            for number, piece in _pieces(self.backbone, self.start(batch), self.begin, sorted(chosen)).items():
+                rows = kept[number].values[int(batch[0]) : int(batch[-1]) + 1]
+                rows[:] = piece.permute(0, 2, 3, 1) if kept[number].channels_last else piece
+        return {self.prefix.array_key(self.part, number): made for number, made in kept.items()}
 
     def keep(self, chosen: Mapping[int, _Offer], obtain: Obtain) -> dict[str, Kept]:
         """Compute the activations at the chosen boundaries in one pass; return them by their names."""
@@ -203,6 +236,13 @@ class _Pass:
 
         stored = obtain(specs, fill) if specs else {}
         return {key: Kept(number, chosen[number].row.dtype, stored[key].array) for number, key in keys.items()}
+
+
+def _room_like(boundary: int, row: Tensor, samples: int) -> Kept:
+    """Return room for the activations of all samples, where that of one (1, ...) is. Raises OutOfMemoryError."""
+    last = row.dim() == 4 and row.is_contiguous(memory_format=torch.channels_last) and not row.is_contiguous()
+    shape = row.permute(0, 2, 3, 1).shape if last else row.shape
+    return Kept(boundary, row.dtype, row.new_empty((samples, *shape[1:])), last)
 
 
 def _pieces(backbone: Backbone, x: Tensor, begin: int, numbers: Iterable[int]) -> dict[int, Tensor]:

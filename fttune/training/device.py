@@ -19,6 +19,16 @@ class Device:
     summary: str
     dtype: torch.dtype = torch.float32
 
+    @property
+    def replays(self) -> bool:
+        """Whether training steps are recorded and replayed as CUDA graphs: they take their lr in single precision."""
+        return self.device.type == "cuda" and self.dtype == torch.float32
+
+    @property
+    def evaluation_batch(self) -> int:
+        """How many images are evaluated at once, at least: a GPU gains by larger batches, a CPU by smaller ones."""
+        return 256 if self.device.type == "cuda" else 64
+
     def autocast(self) -> torch.autocast:
         """Return the context in which forward passes run."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
@@ -46,6 +56,12 @@ def choose_device(training: Training) -> Device:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     detail = "" if device.type == "mps" else f" ({name})"
     return Device(device, bf16, f"{device}{detail}, {'bf16' if bf16 else 'fp32'}")
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a CUDA device has done all that it was given; others have when a call returns."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def best_device() -> str:

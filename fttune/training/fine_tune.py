@@ -126,7 +126,7 @@ class Fit:
         for ended in training.epochs():
             self._epochs.append(ended)
             self._emit(ended)
-            for text in training.inputs.workbench.activations.notices():
+            for text in training.inputs.workbench.taken_notices():
                 self._emit(Notice(text))
             if (verdict := judge(ended)) != "go":
                 return verdict

@@ -1,4 +1,7 @@
-"""What gradients and weights do, per part and epoch. Nothing waits for the device before `result`."""
+"""What gradients and weights do, per part and epoch. Nothing waits for the device before `result`.
+
+What adds up does so in place, so that a recorded step may be replayed.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,45 +28,51 @@ class GradientRecord:
     def __init__(self, trained: Trained, *, moments: bool) -> None:
         self._trained = trained
         self._parameters: list[Tensor] = [p for members in trained.values() for _, p in members]
-        self._steps = 0
-        self._squares: Tensor | None = None  # (parameters,) sums of squared norms
+        self._squares = self._parameters[0].new_zeros(len(self._parameters))  # sums of squared norms
         self._sums = {p: (torch.zeros_like(p), torch.zeros_like(p)) for p in self._parameters} if moments else {}
+
+    def begin(self) -> None:
+        """Forget all steps so far."""
+        self._squares.zero_()
+        for pair in self._sums.values():
+            torch._foreach_zero_(pair)
 
     def add(self) -> None:
         """Take the gradients of a step, between `backward` and the optimizer's step."""
-        squares = _squares([p.new_zeros(()) if p.grad is None else p.grad for p in self._parameters])
-        self._squares = squares if self._squares is None else self._squares + squares
-        self._steps += 1
+        self._squares += _squares([p.new_zeros(()) if p.grad is None else p.grad for p in self._parameters])
         for p, (total, squared) in self._sums.items():
             if p.grad is not None:
                 total += p.grad
                 squared += p.grad.square()
 
-    def result(self, start: Mapping[str, Tensor]) -> Motion:
-        """Return what the epoch did; the weights are those at its end, `start` holds those of the run by name."""
-        assert self._squares is not None, "an epoch has a step, and something trains in it"
+    def result(self, start: Mapping[str, Tensor], *, steps: int) -> Motion:
+        """Return what an epoch of so many steps did; the weights are those at its end, `start` holds those of the run
+        by name."""
         weights = [p.detach() for p in self._parameters]
         begun = [start[name] for members in self._trained.values() for name, _ in members]
         moved = torch._foreach_sub(weights, begun)
         squares = _squares([*weights, *moved, *begun]).view(3, -1)
-        rows = torch.cat([(self._squares / self._steps)[None], squares])  # (4, parameters)
+        rows = torch.cat([(self._squares / steps)[None], squares])  # (4, parameters)
         counts = torch.tensor([len(members) for members in self._trained.values()])
         parts = torch.arange(len(counts)).repeat_interleave(counts).to(rows.device, non_blocking=True)
         norms = rows.new_zeros(4, len(counts)).index_add_(1, parts, rows).sqrt().cpu()  # (4, parts)
         relative = (norms[0] / norms[1].clamp_min(TINY)).tolist()
         drift = (norms[2] / norms[3].clamp_min(TINY)).tolist()
         return Motion(
-            {part: PartGradient(r, *self._moments(part)) for part, r in zip(self._trained, relative, strict=True)},
+            {
+                part: PartGradient(r, *self._moments(part, steps))
+                for part, r in zip(self._trained, relative, strict=True)
+            },
             dict(zip(self._trained, drift, strict=True)),
         )
 
-    def _moments(self, part: str) -> tuple[float, float]:
+    def _moments(self, part: str, steps: int) -> tuple[float, float]:
         """Return the norm of the summed gradients, and the mean over elements of mean^2 / variance."""
         if not self._sums:
             return 0.0, 0.0
         sums = [self._sums[p] for _, p in self._trained[part]]
         ratios = []
-        for mean, square in ((total.double() / self._steps for total in pair) for pair in sums):
+        for mean, square in ((total.double() / steps for total in pair) for pair in sums):
             variance = (square - mean.square()).clamp_min(0)
             ratios.append((mean.square() / (variance + TINY)).flatten())
         return _squares([total for total, _ in sums]).sum().sqrt().item(), torch.cat(ratios).mean().item()

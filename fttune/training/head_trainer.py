@@ -16,7 +16,6 @@ from fttune.training.events import EpochEnded
 from fttune.training.feeds import Feed, Feeds
 from fttune.training.gradients import TINY
 from fttune.training.heads import AdamW, HeadOptimizer, Heads, Sgd, along
-from fttune.training.loop import EVALUATION_BATCH
 from fttune.training.metrics import split_metrics
 from fttune.training.randomness import augmentation_generator, epoch_rows
 from fttune.training.run import Run
@@ -115,7 +114,7 @@ class Trainer:
         found: list[Metrics] = [{} for _ in self._experiments]
         for name, feed in feeds.evaluation.items():
             with torch.inference_mode(), self._run.device.autocast():
-                batches = torch.split(torch.arange(len(feed.split.labels)), EVALUATION_BATCH)
+                batches = torch.split(torch.arange(len(feed.split.labels)), self._run.device.evaluation_batch)
                 pairs = [(self._features(x, feed), truth) for x, truth in feed.batches(batches)]
                 x, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
                 logits, labels = self.heads.logits(x).cpu(), labels.cpu()  # (N, K, C), waited for once

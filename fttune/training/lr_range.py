@@ -19,12 +19,12 @@ from torch import Tensor
 from fttune.config import Experiment
 from fttune.data import Part
 from fttune.training.feeds import Feed
-from fttune.training.gradients import GradientRecord
 from fttune.training.inputs import Inputs
-from fttune.training.loop import set_rates, train_mode, update
+from fttune.training.loop import set_rates, train_mode
 from fttune.training.randomness import augmentation_generator, epoch_rows, seed_dropout
 from fttune.training.regime import next_regime
 from fttune.training.run import prepare_run
+from fttune.training.step import Step
 
 MIN_STEPS = 50
 WINDOW = 0.1  # of the sweep's steps: what the smoothed loss averages over, and how many its start is judged by
@@ -166,7 +166,7 @@ def _train_step(experiment: Experiment, inputs: Inputs) -> TrainStep:
     run = prepare_run(experiment, inputs)
     regime = next_regime(run, [], None)
     assert regime is not None, "a run has an epoch"
-    record = GradientRecord(regime.freezing.members, moments=False)
+    step = Step(run, regime.freezing, after=0)
     train_mode(run, regime.freezing)
     feed = Feed(run, inputs.data.train)
     batches = _batches(experiment, inputs.data.train, run.device.device)
@@ -174,7 +174,7 @@ def _train_step(experiment: Experiment, inputs: Inputs) -> TrainStep:
     def train(_: int, lr: float) -> float:
         rows, draws = next(batches)
         set_rates(run, regime.rates, factor=lr / regime.lr)
-        loss, _hits = update(run, regime, feed.batch(rows, draws), record)
+        loss, _hits = step(*feed.batch(rows, draws))
         return loss.item()
 
     return train

@@ -148,7 +148,7 @@ def prepare_run(experiment: Experiment, inputs: Inputs) -> Run:
     else:  # its adapters stay, so nobody else may have this model
         built = _adapted(_build(experiment, inputs, device), policy, policy.lora, seed=experiment.seed)
     parts = built.backbone.parts()
-    optimizer = build_optimizer(parts, experiment.optimizer, fused=device.device.type in ("cpu", "cuda"))
+    optimizer = build_optimizer(parts, experiment.optimizer, device)
     weight = None
     if experiment.training.class_weights == "balanced":
         weight = balanced_weights(inputs.data.train.labels, len(inputs.data.classes)).to(device.device, device.dtype)
@@ -179,20 +179,26 @@ def _build(experiment: Experiment, inputs: Inputs, device: Device) -> Backbone:
     return backbone
 
 
-def build_optimizer(parts: Parts, config: Optimizer, *, fused: bool) -> torch.optim.Optimizer:
+def build_optimizer(parts: Parts, config: Optimizer, device: Device) -> torch.optim.Optimizer:
     """Return the optimizer with one group per part, named after it, frozen ones included.
 
-    A frozen parameter has no gradient, so torch's optimizers leave it alone, weight decay and momentum too.
+    A frozen parameter has no gradient, so torch's optimizers leave it alone, weight decay and momentum too. Where steps
+    are replayed, the lr of a group is a tensor on the device, which a graph reads anew each time.
     """
+    fused, lr = device.device.type in ("cpu", "cuda"), config.learning_rate
+    own = {name: [p for _, p in named_parameters(part)] for name, part in parts.items()}
     groups: list[dict[str, Any]] = [
-        {"params": [p for _, p in named_parameters(part)], "name": name} for name, part in parts.items()
+        {"params": params, "name": name, "lr": torch.tensor(lr, device=device.device) if device.replays else lr}
+        for name, params in own.items()
+        if params
     ]
-    groups = [group for group in groups if group["params"]]
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+        return torch.optim.AdamW(
+            groups, lr=lr, weight_decay=config.weight_decay, fused=fused, capturable=device.replays
+        )
     return torch.optim.SGD(
         groups,
-        lr=config.learning_rate,
+        lr=lr,
         momentum=config.momentum or 0.0,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,

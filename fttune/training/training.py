@@ -22,6 +22,7 @@ from fttune.training.loop import Regime, TrainedEpoch, evaluate, train_epoch
 from fttune.training.metrics import TOP_K
 from fttune.training.regime import Past, next_regime
 from fttune.training.run import Paused, Run, prepare_run
+from fttune.training.step import Step
 
 
 class Training(Protocol):
@@ -63,6 +64,7 @@ class Solo:
         self.notice = why_not_once(self.run)
         self._past: list[Past] = []
         self._regime: Regime | None = None
+        self._step: Step | None = None
         self._paused: Paused | None = None
 
     def epochs(self) -> Iterator[EpochEnded]:
@@ -73,7 +75,7 @@ class Solo:
         with _own_random_state(self.run):
             while not self._stops_early() and (regime := next_regime(self.run, self._past, self._regime)):
                 self._regime = regime
-                ended, trained = _epoch(self.run, regime, len(self._past) + 1)
+                ended, trained = self._epoch(regime)
                 self._past.append(Past(loss_of(ended, self.best.monitor), trained.motion.gradients))
                 self.step_losses += trained.step_losses
                 self.best.offer(ended, self.last)
@@ -86,12 +88,32 @@ class Solo:
     def pause(self) -> None:
         """Leave the model to other trainings until `epochs` is drawn from again."""
         assert self._regime is not None, "an epoch has ended"
-        self._paused = self.run.pause(self._regime.phase)
+        self._paused, self._step = self.run.pause(self._regime.phase), None
 
     def close(self) -> None:
         """Leave the model to the next training; one that is paused has left it already."""
+        self._step = None
         if self._paused is None:
             self.run.close()
+
+    def _epoch(self, regime: Regime) -> tuple[EpochEnded, TrainedEpoch]:
+        run, epoch = self.run, len(self._past) + 1
+        feeds = feeds_of(run, regime.boundary)
+        if self._step is None or not self._step.fits(regime.freezing, after=feeds.train.after):
+            self._step = Step(run, regime.freezing, after=feeds.train.after)
+        started = time.monotonic()
+        trained = train_epoch(run, regime, feeds.train, epoch, self._step)
+        metrics = {**trained.metrics, "step_seconds": (time.monotonic() - started) / run.steps_per_epoch}
+        if math.isfinite(metrics["train/loss"]):  # else the evaluation would only cost time
+            metrics |= evaluate(feeds.evaluation)
+        require_finite(metrics, epoch)
+        motion = trained.motion
+        metrics |= {f"relative_grad_norm/{part}": gradient.relative for part, gradient in motion.gradients.items()}
+        metrics |= {f"drift/{part}": value for part, value in motion.drift.items()}
+        metrics["stages_trained"] = float(stage_mask(run, regime.freezing.trained))
+        in_last = regime.span.index == len(run.policy.phases) - 1
+        metrics["epoch_seconds"] = time.monotonic() - started
+        return EpochEnded(epoch, metrics, unsettled=regime.span.first - 1 if in_last else epoch), trained
 
     def _stops_early(self) -> bool:
         patience, first = self.run.experiment.training.early_stop_epochs, self._regime.span.first if self._regime else 1
@@ -150,23 +172,6 @@ def require_validation(experiment: Experiment, policy: Policy, inputs: Inputs) -
 def stage_mask(run: Run, trained: Iterable[str]) -> int:
     """Return which parts train as a bit mask: bit 0 is the first stage, the highest bit the head."""
     return sum(1 << index for index, part in enumerate(run.parts) if part in trained)
-
-
-def _epoch(run: Run, regime: Regime, epoch: int) -> tuple[EpochEnded, TrainedEpoch]:
-    feeds = feeds_of(run, regime.boundary)
-    started = time.monotonic()
-    trained = train_epoch(run, regime, feeds.train, epoch)
-    metrics = {**trained.metrics, "step_seconds": (time.monotonic() - started) / run.steps_per_epoch}
-    if math.isfinite(metrics["train/loss"]):  # else the evaluation would only cost time
-        metrics |= evaluate(feeds.evaluation)
-    require_finite(metrics, epoch)
-    motion = trained.motion
-    metrics |= {f"relative_grad_norm/{part}": gradient.relative for part, gradient in motion.gradients.items()}
-    metrics |= {f"drift/{part}": value for part, value in motion.drift.items()}
-    metrics["stages_trained"] = float(stage_mask(run, regime.freezing.trained))
-    in_last = regime.span.index == len(run.policy.phases) - 1
-    metrics["epoch_seconds"] = time.monotonic() - started
-    return EpochEnded(epoch, metrics, unsettled=regime.span.first - 1 if in_last else epoch), trained
 
 
 def require_finite(metrics: Mapping[str, float], epoch: int) -> None:

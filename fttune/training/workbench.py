@@ -67,7 +67,17 @@ class Shelf:
 
 @dataclass(frozen=True)
 class Workbench:
-    """Shared by the runs of one process that agree on images and weights. One of `Inputs.plain` shares nothing."""
+    """Shared by the runs of one process that agree on images and weights. One of `Inputs.plain` shares nothing.
+
+    `notices` are what people are to be told, each once.
+    """
 
     shelf: Shelf = field(default_factory=Shelf)
     activations: Activations = field(default_factory=Activations)
+    notices: list[str] = field(default_factory=list)
+
+    def taken_notices(self) -> list[str]:
+        """Return what people are to be told by now, and forget it."""
+        found = [*self.notices, *self.activations.notices()]
+        self.notices.clear()
+        return found

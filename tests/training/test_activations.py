@@ -137,3 +137,29 @@ def test_a_module_in_hand_leaves_nothing_on_disk(workspace, make_recipe):
         run.inputs.workbench.activations.deepest(run.prefix, inputs.data.train, 1)
         files.append(sorted((workspace.arrays / "activations").glob("*.npy")))
     assert len(files[0]) == len(files[1]) == 1
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_a_device_with_memory_of_its_own_keeps_them_there(order, run, tmp_path):
+    run.backbone.module.to(memory_format=order)
+    train, folder = run.inputs.data.train, tmp_path / "arrays"
+    activations = Activations(ArrayCache(folder), free_bytes=lambda _: 10**9)
+    activations.wanted = frozenset({2, 3})
+    for boundary in (3, 2):
+        kept = activations.deepest(run.prefix, train, boundary)
+        assert kept.boundary == boundary and isinstance(kept.values, torch.Tensor)
+        assert torch.allclose(values(kept), expected(run, boundary), rtol=1e-4, atol=1e-5)
+        assert values(kept).is_contiguous(memory_format=order)
+    assert list(folder.rglob("*.npy")) == [], "computing them anew takes less than reading them"
+
+
+def test_all_that_a_device_keeps_takes_a_quarter_of_what_would_be_free_without_it(run, tmp_path):
+    sizes = {boundary: expected(run, boundary).nbytes for boundary in range(1, STAGES + 1)}
+    free = [4 * (sizes[3] + sizes[4])]
+    activations = Activations(ArrayCache(tmp_path / "arrays"), free_bytes=lambda _: free[0])
+    places = {}
+    for boundary in (3, 4, 2):
+        places[boundary] = type(activations.deepest(run.prefix, run.inputs.data.train, boundary).values)
+        free[0] -= sizes[boundary] * (places[boundary] is torch.Tensor)
+    assert places[3] is places[4] is torch.Tensor
+    assert places[2] is not torch.Tensor

@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 from benchmarks.gpu import WatchedFeed
 from fttune.models import Weights, load_model
 from fttune.models.backbone import build_backbone
-from fttune.training import CheckpointFolder, fine_tune
+from fttune.training import CheckpointFolder, fine_tune, step
+from fttune.training.events import Notice
 from fttune.training.feeds import feeds_of
 from fttune.training.loop import train_epoch
 from fttune.training.regime import next_regime
@@ -83,3 +84,44 @@ def test_a_checkpoint_of_a_cuda_run_loads_on_the_cpu(tmp_path, make_inputs, make
     with torch.no_grad():
         loss = torch.nn.functional.cross_entropy(model(images), inputs.data.val.labels).item()
     assert loss == pytest.approx(result.value, rel=0.05, abs=0.02)
+
+
+REPLAYED = {
+    "all parts": {},
+    "the last stage": {"freeze__unfrozen_stages": 1},
+    "a schedule and clipping": {"training__schedule": "cosine", "optimizer__clip_grad_norm": 0.5},
+    "adamw": {"optimizer__name": "adamw", "optimizer__lr": 1e-4},
+    "distance to the start": {"freeze__penalty": {"l2_sp": 0.1}},
+    "dropout": {"backbone__name": "efficientnet_b0"},
+    "phases": {"freeze": {"phases": [{"epochs": 1, "unfrozen_stages": 0}, {"epochs": 1, "unfrozen_stages": 2}]}},
+}
+
+
+@pytest.mark.parametrize("fields", REPLAYED.values(), ids=REPLAYED)
+def test_replayed_steps_are_those_made_one_by_one(fields, make_inputs, make_gpu_recipe, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    recipe = make_gpu_recipe(training__precision="fp32", **{"optimizer__lr": 0.001, **fields})
+    losses, replays = {}, []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda self: (replays.append(self), replay(self)))
+    for least in (1, 10**9):
+        monkeypatch.setattr(step, "MIN_REPLAYS", least)
+        losses[least] = fine_tune(recipe, make_inputs(LABELS, LABELS, side=64)).step_losses
+    assert replays, "steps were replayed"
+    assert losses[1] == pytest.approx(losses[10**9], abs=2e-3)
+
+
+def test_a_step_that_cannot_be_recorded_is_made_one_by_one_and_it_is_said(make_inputs, make_gpu_recipe, monkeypatch):
+    monkeypatch.setattr(step, "MIN_REPLAYS", 1)
+    inputs, notices = make_inputs(LABELS, side=64), []
+    forward = step.forward
+
+    def waiting(run, x, *, after=0):
+        outputs = forward(run, x, after=after)
+        outputs.logits.sum().item()
+        return outputs
+
+    monkeypatch.setattr(step, "forward", waiting)
+    result = fine_tune(make_gpu_recipe(), inputs, emit=lambda e: notices.append(e.text) if isinstance(e, Notice) else 0)
+    assert len(result.epochs) == 2
+    assert [text for text in notices if text.startswith("training steps are not replayed as a CUDA graph")]

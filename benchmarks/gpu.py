@@ -10,6 +10,8 @@ epoch   One epoch of full fine-tuning on all images by `fttune.training.fine_tun
         Both against the card's ceiling: the product of two square bfloat16 matrices. Target: 60 % of the baseline.
 waits   Whether PyTorch's own check (`torch.cuda.set_sync_debug_mode`) sees a step wait for the device. It does not see
         what waits inside the driver, such as large copies from memory that is not pinned.
+streams Whether several short suffixes gain by running side by side: steps of a last stage and head, recorded as CUDA
+        graphs, replayed on as many streams as there are. Baseline: the same graphs one after another. On CUDA alone.
 C, A    24 trials with 0 to 5 unfrozen stages, and 128 that train the head alone, 5 epochs each, 3,200 images to train
         and 800 to validate; fttune from JPEG files, with nothing kept from before. Baseline: a loop that shares nothing
         (`plain_training.py`: every epoch from the JPEG files with as many processes as are fastest, the net built
@@ -43,7 +45,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import gpu_lists, results
+from benchmarks import gpu_lists, gpu_streams, results
 from benchmarks.pictures import picture_folder
 from benchmarks.plain_training import Task
 from benchmarks.resident_loop import WAYS, Loop, Resident, matmul_tflops, training_flops
@@ -56,6 +58,7 @@ from fttune.training.feeds import Feed, feeds_of
 from fttune.training.loop import train_epoch
 from fttune.training.regime import next_regime
 from fttune.training.run import prepare_run
+from fttune.training.step import Step
 
 VAL_SHARE = 0.2
 EPOCHS = 3  # of which the first one is not counted
@@ -223,15 +226,28 @@ def first_wait(bench: Bench, values: Mapping[str, Any]) -> results.Record:
     regime = next_regime(run, [], None)
     assert regime is not None, "a run has an epoch"
     feed = feeds_of(run, regime.boundary).train
-    train_epoch(run, regime, feed, 1)
+    step = Step(run, regime.freezing, after=feed.after)
+    train_epoch(run, regime, feed, 1, step)
     try:
-        train_epoch(run, regime, WatchedFeed(feed.run, feed.split, feed.kept), 2)
+        train_epoch(run, regime, WatchedFeed(feed.run, feed.split, feed.kept), 2, step)
     except RuntimeError as error:
         own = [frame for frame in traceback.extract_tb(error.__traceback__) if "/fttune/" in frame.filename]
         return {"waits": f"{error} ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else str(error)}
     finally:  # before the feed is closed, which the traceback keeps alive
         watch(bench.device, "default")
     return {"waits": None}
+
+
+def streams_section(bench: Bench) -> list[str]:
+    """Return the lines that compare short suffixes one after another with the same side by side."""
+    if bench.device.type != "cuda":
+        return ["not measured: only CUDA has streams"]
+    lines = []
+    for name, suffix in gpu_streams.SUFFIXES.items():
+        found = bench.piece(f"streams {name}", partial(gpu_streams.side_by_side, suffix, bench.device))
+        gains = ", ".join(f"{count} at once {gain:.2f}x" for count, gain in found["gains"].items())
+        lines.append(f"{name}: {found['milliseconds']:.2f} ms a step one after another; {gains}")
+    return lines
 
 
 def list_section(bench: Bench, name: str) -> list[str]:
@@ -254,6 +270,7 @@ def list_section(bench: Bench, name: str) -> list[str]:
 SECTIONS: dict[str, Callable[[Bench], list[str]]] = {
     "epoch": epoch_section,
     "waits": waits_section,
+    "streams": streams_section,
     "C": lambda bench: list_section(bench, "C"),
     "A": lambda bench: list_section(bench, "A"),
 }

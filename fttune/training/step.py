@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fttune.errors import BadInput
 from fttune.freezing import HEAD, Freezing
@@ -52,6 +53,7 @@ class Step:
             self._graph = _Graph(self._update, x, labels)
         except RuntimeError as error:  # an operation that waits for the device, or no memory after all
             self._replays = False
+            _end_recording(x.device)
             text = f"training steps are not replayed as a CUDA graph, so they take longer: {reason(error)}"
             self._workbench.notices.append(text)
 
@@ -77,14 +79,22 @@ class _Graph:
         return self._loss.clone(), self._hits.clone()
 
 
+def _end_recording(device: torch.device) -> None:
+    """Give torch's generator of a device a new state: it takes a recording that failed for one that goes on."""
+    generator = torch.cuda.default_generators[device.index or 0]
+    new = torch.Generator(device)
+    new.manual_seed(generator.initial_seed())
+    generator.graphsafe_set_state(new.graphsafe_get_state())
+
+
 def _update(
     run: Run, freezing: Freezing, record: GradientRecord, after: int, x: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
     with run.device.autocast():
         outputs = forward(run, x, after=after)
-        loss: Tensor = run.criterion(outputs.logits, labels)
+        loss = _loss(run.criterion, outputs.logits, labels)
         for weight, logits in outputs.auxiliary.values():
-            loss = loss + weight * run.criterion(logits, labels)
+            loss = loss + weight * _loss(run.criterion, logits, labels)
     if run.policy.l2_sp is not None:
         loss = loss + _distance_penalty(run, freezing, run.policy.l2_sp)
     run.optimizer.zero_grad(set_to_none=True)
@@ -94,6 +104,17 @@ def _update(
         nn.utils.clip_grad_norm_(run.backbone.module.parameters(), limit)
     run.optimizer.step()
     return loss.detach(), (outputs.logits.argmax(1) == labels).sum()
+
+
+def _loss(criterion: nn.CrossEntropyLoss, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return what a criterion does; where it has both class weights and smoothing, torch's own mean would wait for the
+    device."""
+    if criterion.weight is None or not criterion.label_smoothing:
+        loss: Tensor = criterion(logits, labels)
+        return loss
+    weight, smoothing = criterion.weight, criterion.label_smoothing
+    each = F.cross_entropy(logits, labels, weight, reduction="none", label_smoothing=smoothing)
+    return each.sum() / weight[labels].sum()
 
 
 def _distance_penalty(run: Run, freezing: Freezing, alpha: float) -> Tensor:

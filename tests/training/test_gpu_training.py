@@ -58,15 +58,18 @@ def test_frozen_parameters_and_buffers_are_byte_identical(norm_stats, tmp_path, 
     assert changed == trained
 
 
-def test_no_step_waits_for_the_device(make_inputs, make_gpu_recipe):
+@pytest.mark.parametrize("least", [1, 10**9], ids=["replayed", "one by one"])
+def test_no_step_waits_for_the_device(least, make_inputs, make_gpu_recipe, monkeypatch):
+    monkeypatch.setattr(step, "MIN_REPLAYS", least)
     recipe = make_gpu_recipe(
         optimizer__clip_grad_norm=1.0, training__class_weights="balanced", training__label_smoothing=0.1
     )
     run = prepare_run(recipe, make_inputs(LABELS, side=64))
     regime = next_regime(run, [], None)
     feed = feeds_of(run, regime.boundary).train
-    train_epoch(run, regime, feed, 1)
-    train_epoch(run, regime, WatchedFeed(feed.run, feed.split, feed.kept), 2)
+    made = step.Step(run, regime.freezing, after=feed.after)
+    train_epoch(run, regime, feed, 1, made)
+    train_epoch(run, regime, WatchedFeed(feed.run, feed.split, feed.kept), 2, made)
 
 
 def test_the_devices_global_generator_is_left_alone(make_inputs, make_gpu_recipe):
@@ -125,3 +128,6 @@ def test_a_step_that_cannot_be_recorded_is_made_one_by_one_and_it_is_said(make_i
     result = fine_tune(make_gpu_recipe(), inputs, emit=lambda e: notices.append(e.text) if isinstance(e, Notice) else 0)
     assert len(result.epochs) == 2
     assert [text for text in notices if text.startswith("training steps are not replayed as a CUDA graph")]
+    assert torch.randn(3, device="cuda").unique().numel() == 3, "the device's generator still works"
+    monkeypatch.setattr(step, "forward", forward)
+    assert fine_tune(make_gpu_recipe(backbone__name="efficientnet_b0"), inputs).epochs, "and so does a recording"

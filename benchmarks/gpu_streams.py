@@ -32,44 +32,44 @@ SUFFIXES = {
 
 def side_by_side(suffix: Suffix, device: torch.device) -> results.Record:
     """Return the milliseconds of a step in turn, and by how many at once, how much faster they are then."""
-    graphs = [_step(suffix, device) for _ in range(max(COUNTS))]
-    streams = [torch.cuda.Stream(device) for _ in graphs]
+    steps = [_Step(suffix, device) for _ in range(max(COUNTS))]
+    streams = [torch.cuda.Stream(device) for _ in steps]
 
     def at_once(count: int) -> None:
-        for graph, stream in zip(graphs[:count], streams[:count], strict=True):
+        for step, stream in zip(steps[:count], streams[:count], strict=True):
             with torch.cuda.stream(stream):
-                graph.replay()
+                step.graph.replay()
 
     def in_turn() -> None:
-        for graph in graphs:
-            graph.replay()
+        for step in steps:
+            step.graph.replay()
 
-    alone = _milliseconds(in_turn, device) / len(graphs)
+    alone = _milliseconds(in_turn, device) / len(steps)
     together = {count: _milliseconds(lambda count=count: at_once(count), device) / count for count in COUNTS}
     return {"milliseconds": alone, "gains": {str(count): alone / taken for count, taken in together.items()}}
 
 
-def _step(suffix: Suffix, device: torch.device) -> torch.cuda.CUDAGraph:
-    """Return a step of training as a graph; it has a model of its own."""
-    net = getattr(torchvision.models, suffix.net)(num_classes=10)
-    model = nn.Sequential(net.layer4, net.avgpool, nn.Flatten(), net.fc)
-    model.to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
-    x = torch.randn(64, suffix.channels, suffix.side, suffix.side, device=device, dtype=torch.bfloat16)
-    x, labels = x.to(memory_format=torch.channels_last), torch.arange(64, device=device) % 10
+class _Step:
+    """A step of training as a graph, with all that lies where the graph reads and writes: a model of its own."""
 
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = nn.functional.cross_entropy(model(x), labels)
-        optimizer.zero_grad(set_to_none=True)
+    def __init__(self, suffix: Suffix, device: torch.device) -> None:
+        net = getattr(torchvision.models, suffix.net)(num_classes=10)
+        self._model = nn.Sequential(net.layer4, net.avgpool, nn.Flatten(), net.fc)
+        self._model.to(device, memory_format=torch.channels_last).train()
+        self._optimizer = torch.optim.SGD(self._model.parameters(), lr=1e-3, momentum=0.9, fused=True)
+        x = torch.randn(64, suffix.channels, suffix.side, suffix.side, device=device, dtype=torch.bfloat16)
+        self._x, self._labels = x.to(memory_format=torch.channels_last), torch.arange(64, device=device) % 10
+        self._make()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self._make()
+
+    def _make(self) -> None:
+        with torch.autocast(self._x.device.type, torch.bfloat16):
+            loss = nn.functional.cross_entropy(self._model(self._x), self._labels)
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
-
-    step()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph
+        self._optimizer.step()
 
 
 def _milliseconds(work: Callable[[], None], device: torch.device) -> float:

@@ -15,7 +15,7 @@ import torchvision
 from benchmarks import results
 from benchmarks.bare import bare_work
 from benchmarks.plain_training import Recipe, Task, Trainer, sample_seconds, tune_workers
-from benchmarks.trial_lists import RESNET_STAGES, timed_trials
+from benchmarks.trial_lists import RESNET_STAGES
 from fttune.config import Experiment
 from fttune.config.workspace import Workspace
 from fttune.training import finish, plan, prepare
@@ -86,10 +86,9 @@ def unavoidable(task: Task, recipes: Sequence[Recipe]) -> results.Record:
 
 
 def chosen_by_depth(recipes: Sequence[Recipe]) -> dict[int, list[int]]:
-    """Return the numbers of the trials that the plain loop runs, by depth."""
-    chosen = timed_trials(recipes, all_of_them=False)
-    depths = {recipes[number].unfrozen_stages for number in chosen}
-    return {d: [number for number in chosen if recipes[number].unfrozen_stages == d] for d in sorted(depths)}
+    """Return the numbers of the trials that the plain loop runs, by depth: the first of each."""
+    depths = [recipe.unfrozen_stages for recipe in recipes]
+    return {depth: [depths.index(depth)] for depth in sorted(set(depths))}
 
 
 def scaled_seconds(recipes: Sequence[Recipe], plain: dict[int, results.Record]) -> float:

@@ -1,5 +1,6 @@
 """Progress for people, on stderr: live bars on a terminal, plain lines elsewhere. Listens to the event log only."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from fttune.training.events import Described, Entry, EpochEnded, Notice, RunClosed, RunOpened, StudyProgress
 
 QUIET_SECONDS = 5.0
+_OF_FOLD = re.compile(r"^fold(?:-(\d+))?/")
 SHOWN = ("train/loss", "val/loss", "val/accuracy")
 
 
@@ -120,8 +122,13 @@ def describe(event: object) -> str | None:
 
 
 def _epoch_text(event: EpochEnded, opened: RunOpened) -> str:
+    if "fold/val/loss" in event.metrics:
+        return f"fold {event.epoch} ended, {_metrics_text(event)}"
     return f"epoch {event.epoch}/{opened.params['training.epochs']}, {_metrics_text(event)}"
 
 
 def _metrics_text(event: EpochEnded) -> str:
-    return ", ".join(f"{name} {event.metrics[name]:.4g}" for name in SHOWN if name in event.metrics)
+    metrics = {_OF_FOLD.sub("", name): value for name, value in event.metrics.items()}
+    fold = _OF_FOLD.match(next(iter(event.metrics), ""))
+    shown = [f"{name} {metrics[name]:.4g}" for name in SHOWN if name in metrics]
+    return ", ".join([f"fold {fold[1]}", *shown] if fold and fold[1] else shown)

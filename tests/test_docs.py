@@ -24,8 +24,8 @@ def yaml_blocks() -> list[tuple[str, str]]:
     return found
 
 
-def test_the_docs_hold_seven_examples() -> None:
-    assert len(yaml_blocks()) == 7
+def test_the_docs_hold_eight_examples() -> None:
+    assert len(yaml_blocks()) == 8
 
 
 @pytest.mark.parametrize(("name", "block"), yaml_blocks())

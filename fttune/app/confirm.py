@@ -15,11 +15,11 @@ import pandas as pd
 
 from fttune import searching
 from fttune.app.session import Display, Session, delivered_on_interruption, open_session
-from fttune.app.studies import is_finished, run_tags, stored_study
+from fttune.app.studies import identity_of, is_finished, run_tags, stored_study
 from fttune.app.train import inputs_key, prepare_in, shared_inputs, tracked
 from fttune.config import Experiment, Study
 from fttune.config.distributions import encoded
-from fttune.config.fingerprint import require_same, study_identity
+from fttune.config.fingerprint import require_same
 from fttune.config.workspace import Workspace
 from fttune.data import ArrayCache, Part, has_test, open_test
 from fttune.errors import BadInput, Diverged, WorkFailed
@@ -55,8 +55,8 @@ def confirm(study: Study, *, workspace: Workspace | None = None, display: Displa
     workspace = workspace or Workspace.at()
     with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
         stored = stored_study(study, workspace)
-        inputs = prepare_in(session, study.experiment)
-        identity = study_identity(study, data=inputs.data.fingerprint, weights=inputs.weights.identity)
+        inputs = prepare_in(session, study.experiment, evaluation=study.evaluation)
+        identity = identity_of(study, inputs)
         require_same(stored.study_name, stored.user_attrs[searching.IDENTITY], identity)
         if not is_finished(stored):
             raise BadInput(f"study {stored.study_name} is unfinished; run `fttune search` on it to its end first")
@@ -125,21 +125,25 @@ class _Confirming:
         return self.study.recipe(trial.params).replace({"seed": seed, "training.monitor": self.study.metric})
 
     def _train(self, chosen: "Sequence[optuna.trial.FrozenTrial]", seed: int) -> dict[int, float | None]:
-        """Train all candidates with a seed, those together that can; return their values by trial."""
+        """Train all candidates with a seed, those together that can; return their values by trial.
+
+        With folds, each seed validates on the next one.
+        """
         values = {t.number: self._stored_value(t.number, seed) for t in chosen}
         missing: dict[str, list[optuna.trial.FrozenTrial]] = defaultdict(list)
         for trial in chosen:
             if values[trial.number] is None:
                 missing[inputs_key(self._recipe(trial, seed))].append(trial)
+        fold = (seed - self.study.experiment.seed - 1) % (self.study.evaluation.count if self.study.evaluation else 1)
         for trials in missing.values():
             recipes = [self._recipe(trial, seed) for trial in trials]
-            begins = plan(recipes, self._inputs_of(recipes[0]), monitor=self.study.metric)
+            begins = plan(recipes, self._inputs_of(recipes[0]).of_fold(fold), monitor=self.study.metric)
             for trial, begin in zip(trials, begins, strict=True):
                 values[trial.number] = self._trained(trial, seed, begin)
         return values
 
     def _inputs_of(self, recipe: Experiment) -> Inputs:
-        return shared_inputs(self.session, recipe, self.inputs)
+        return shared_inputs(self.session, recipe, self.inputs, evaluation=self.study.evaluation)
 
     def _stored_value(self, number: int, seed: int) -> float | None:
         name, tags = self.study.experiment.name, run_tags(self.stored, self._key(number, seed))

@@ -21,8 +21,8 @@ def provenance(root: Path, inputs: Inputs) -> dict[str, str]:
     data = inputs.data
     tags = {
         "fttune.data.fingerprint": data.fingerprint,
-        "fttune.data.train": str(len(data.train.labels)),
-        "fttune.data.val": str(len(data.val.labels) if data.val else 0),
+        "fttune.data.train": str(len(data.train)),
+        "fttune.data.val": str(len(data.val) if data.val else 0),
         "fttune.data.test": str(data.n_test),
         "fttune.data.classes": str(len(data.classes)),
         "fttune.weights": inputs.weights.identity,

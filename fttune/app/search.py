@@ -7,24 +7,25 @@ from typing import TYPE_CHECKING
 from fttune import searching
 from fttune.app.provenance import provenance
 from fttune.app.session import Display, Session, delivered_on_interruption, open_session
-from fttune.app.studies import CLOSED, checkpoint_of, is_finished
+from fttune.app.studies import CLOSED, checkpoint_of, identity_of, is_finished
 from fttune.app.train import inputs_key, prepare_in
 from fttune.app.trials import Trials
 from fttune.config import Experiment, Study
 from fttune.config.depth import DEPTH, resolved_depth
 from fttune.config.distributions import Categorical
 from fttune.config.experiment import flatten
-from fttune.config.fingerprint import Identity, differences, digest, study_identity
+from fttune.config.fingerprint import Identity, differences, digest
 from fttune.config.known import backbones
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, FttuneError, Interrupted
+from fttune.report.folds import write_folds
 from fttune.searching import Asked, Outcome
 from fttune.training import (
     check_recipe,
     choose_device,
     library_versions,
 )
-from fttune.training.events import STUDY_ID, ModelSaved, RunClosed, RunOpened, StudyProgress
+from fttune.training.events import STUDY_ID, FileSaved, ModelSaved, RunClosed, RunOpened, StudyProgress
 
 if TYPE_CHECKING:
     import optuna
@@ -53,11 +54,11 @@ def search(
     """
     workspace = workspace or Workspace.at()
     with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
-        inputs = prepare_in(session, study.experiment)
+        inputs = prepare_in(session, study.experiment, evaluation=study.evaluation)
         if inputs.data.val is None:
             raise BadInput("a search chooses by the validation split, but data.split.val is 0; give it a share")
         check_recipe(_deepest(study), inputs, monitor=study.metric)
-        identity = study_identity(study, data=inputs.data.fingerprint, weights=inputs.weights.identity)
+        identity = identity_of(study, inputs)
         with searching.study_lock(study.name, locks=workspace.locks), delivered_on_interruption(session):
             session.uploader.open()  # refuses a store that cannot be used, before any work
             storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
@@ -135,6 +136,7 @@ class _Search:
         try:
             self.session.log.append(parent, RunOpened(parent, name, params=_about(self.study), tags=tags, reopen=True))
             self._compare_environment()
+            self._log_folds()
             self.done = searching.counted(self.stored)
             self.best = next((trial.value for trial in searching.ranked(self.stored)), None)
             self._report_progress()
@@ -170,6 +172,15 @@ class _Search:
             text = f"begun in another environment, so results may differ: {'; '.join(changed)}"
             self.session.notice(self.stored.study_name, text)
 
+    def _log_folds(self) -> None:
+        """Keep with the study which sample validates in which fold."""
+        inputs = next(iter(self.trials.inputs.values()))
+        if inputs.folds is None:
+            return
+        file = self.session.files_of(self.stored.study_name) / "folds.csv"
+        write_folds(file, inputs.folds, classes=inputs.data.classes)
+        self.session.log.append(self.stored.study_name, FileSaved(file, "data"))
+
     def _trial(self, asked: Asked) -> Outcome:
         outcome = self.trials.run(asked)
         if outcome.state != "paused":
@@ -204,12 +215,13 @@ class _Search:
         runs = [f"{self.stored.study_name}/{trial.number}" for trial in best[:COMPARED_RUNS]]
         name = self.study.experiment.name
         path = self.session.uploader.ask(lambda store: store.comparison(name, runs, {STUDY_ID: self.trials.id}))
+        self.session.deliver(self.stored.study_name)
         closed = {"trials": searching.counted(self.stored), "compare": path}
         self.stored.set_user_attr(CLOSED, json.dumps(closed))
 
 
 def _about(study: Study) -> dict[str, object]:
     """Return the parent run's params, which MLflow never lets change: how it searches, and from which recipe."""
-    own = study.model_dump(include={"metric", "direction", "batch", "sampler", "pruner"})
+    own = study.model_dump(include={"metric", "direction", "batch", "sampler", "pruner", "evaluation"})
     space = {f"space.{name}": d.model_dump_json(exclude_defaults=True) for name, d in study.space.items()}
     return {**flatten(own), **space, **study.experiment.params()}

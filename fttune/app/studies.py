@@ -9,10 +9,11 @@ from fttune import searching
 from fttune.app.results import rows_of
 from fttune.app.session import Session
 from fttune.config import Study
-from fttune.config.fingerprint import DATA, WEIGHTS, require_same, study_identity
+from fttune.config.fingerprint import DATA, FOLDS, WEIGHTS, Identity, require_same, study_identity
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput
 from fttune.report import summary
+from fttune.training import Inputs
 from fttune.training.events import STUDY_ID
 
 if TYPE_CHECKING:
@@ -59,9 +60,15 @@ def stored_study(study: Study, workspace: Workspace) -> "optuna.Study":
             if stored.study_name == name:
                 old = stored.user_attrs[searching.IDENTITY]
                 data, weights = old[f"experiment.{DATA}"], old[f"experiment.{WEIGHTS}"]
-                require_same(name, old, study_identity(study, data=data, weights=weights))
+                require_same(name, old, study_identity(study, data=data, weights=weights, folds=old.get(FOLDS)))
                 return stored
     raise BadInput(f"study {study.name} has not been searched here; run `fttune search` on it first")
+
+
+def identity_of(study: Study, inputs: Inputs) -> Identity:
+    """Return what makes a study the same, by the data and weights that it was prepared with."""
+    folds = inputs.folds.digest() if inputs.folds else None
+    return study_identity(study, data=inputs.data.fingerprint, weights=inputs.weights.identity, folds=folds)
 
 
 def is_finished(stored: "optuna.Study") -> bool:

@@ -13,6 +13,7 @@ from filelock import FileLock
 from fttune.app.provenance import provenance
 from fttune.app.session import Display, Session, open_session
 from fttune.config import Experiment, load_experiment
+from fttune.config.data import CrossValidation
 from fttune.config.fingerprint import digest, experiment_identity
 from fttune.config.load import find_experiment
 from fttune.config.workspace import Workspace
@@ -75,12 +76,19 @@ def train(
         return _train_in(session, experiment, inputs, run=f"train/{experiment.name}/{uuid.uuid4().hex[:12]}")
 
 
-def prepare_in(session: Session, experiment: Experiment, *, before: tuple[str, ...] = ()) -> Inputs:
-    """Return a recipe's inputs; `before` are the experiments that wait for this one as their weights."""
+def prepare_in(
+    session: Session,
+    experiment: Experiment,
+    *,
+    evaluation: CrossValidation | None = None,
+    before: tuple[str, ...] = (),
+) -> Inputs:
+    """Return a recipe's inputs, with folds where there is an `evaluation`; `before` are the experiments that wait for
+    this one as their weights."""
     weights_file = None
     if experiment.backbone.weights.startswith("experiment:"):
         weights_file = _checkpoint_of(session, experiment.backbone.weights.partition(":")[2], before)
-    inputs = prepare(experiment, session.workspace, weights_file=weights_file)
+    inputs = prepare(experiment, session.workspace, evaluation=evaluation, weights_file=weights_file)
     for text in inputs.data.notices:
         session.notice(experiment.name, text)
     return inputs
@@ -91,12 +99,14 @@ def inputs_key(experiment: Experiment) -> str:
     return experiment.model_dump_json(include={"data", "backbone"})
 
 
-def shared_inputs(session: Session, experiment: Experiment, known: dict[str, Inputs]) -> Inputs:
+def shared_inputs(
+    session: Session, experiment: Experiment, known: dict[str, Inputs], *, evaluation: CrossValidation | None
+) -> Inputs:
     """Return a recipe's inputs: those of `known` where they are there; new ones join it and share its device images."""
     key = inputs_key(experiment)
     if key not in known:
         first = next(iter(known.values()))
-        known[key] = replace(prepare_in(session, experiment), on_device=first.on_device)
+        known[key] = replace(prepare_in(session, experiment, evaluation=evaluation), on_device=first.on_device)
     return known[key]
 
 

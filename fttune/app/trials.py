@@ -24,13 +24,19 @@ from fttune.training import (
     Inputs,
     Training,
     Verdict,
+    best_fold,
     cohort_key,
+    finish,
+    fold_ended,
+    in_fold,
     is_member,
+    over_folds,
     plan,
 )
-from fttune.training.events import STUDY_ID, EpochEnded, Event, RunClosed, RunOpened
+from fttune.training.events import STUDY_ID, EpochEnded, Event, FileSaved, RunClosed, RunOpened
 
 Emit = Callable[[Event], None]
+Begin = Callable[[], Training]
 WRITERS = min(4, os.cpu_count() or 1)  # of a cohort's checkpoints, side by side
 
 
@@ -46,7 +52,7 @@ class Trials:
     name: str
     id: str
     inputs: dict[str, Inputs]
-    _begins: dict[int, Callable[[], Training]] = field(default_factory=dict)
+    _begins: dict[tuple[int, int], Begin] = field(default_factory=dict)
     _ended: dict[int, Outcome] = field(default_factory=dict)
     _paused: dict[int, tuple[Asked, Fit]] = field(default_factory=dict)
 
@@ -94,7 +100,8 @@ class Trials:
         with self._closed_when_interrupted([asked]):
             if asked.number not in self._paused:
                 self._open(asked, self._params(asked))
-            outcome, closed = self._finished(asked, partial(self._training, asked), partial(self._log, asked))
+            begins = [partial(self._training, asked, fold) for fold in range(self._fold_count)]
+            outcome, closed = self._finished(asked, begins, partial(self._log, asked))
         if closed is None:
             return outcome
         self._log(asked, closed)
@@ -109,12 +116,13 @@ class Trials:
         on one after the other.
         """
         logged: list[list[Event]] = [[] for _ in cohort]
-        begins = self._plan(cohort)
+        begins = list(zip(*(self._plan(cohort, fold) for fold in range(self._fold_count)), strict=True))
         works = list(zip(cohort, begins, (events.append for events in logged), strict=True))
         with self._closed_when_interrupted(cohort), ThreadPoolExecutor(WRITERS) as pool:
             self._open(cohort[0], self._params(cohort[0]))
             first = self._finished(*works[0])
-            side_by_side = pool.map if first[0].state != "failed" and all(map(is_member, begins)) else map
+            members = all(map(is_member, chain.from_iterable(begins)))
+            side_by_side = pool.map if first[0].state != "failed" and members else map
             ended = chain([first], side_by_side(lambda work: self._finished(*work), works[1:]))
             outcomes = {}
             for one, events, (outcome, closed) in zip(cohort, logged, ended, strict=True):
@@ -127,17 +135,15 @@ class Trials:
         self.session.deliver(*map(self._key, cohort))
         return outcomes
 
-    def _finished(self, asked: Asked, begin: Callable[[], Training], emit: Emit) -> tuple[Outcome, RunClosed | None]:
-        """Train a trial to its end, or until it pauses; its failure is an outcome."""
+    def _finished(self, asked: Asked, begins: Sequence[Begin], emit: Emit) -> tuple[Outcome, RunClosed | None]:
+        """Train a trial to its end, in every fold, or until it pauses; its failure is an outcome."""
         try:
             if (refusal := self.study.experiment.refusal(dict(asked.values))) is not None:
                 return Outcome("failed", cause=refusal), RunClosed("failed", {"fttune.cause": refusal})
             experiment = self.study.experiment.replace(asked.values)
-            _, fit = self._paused.pop(asked.number, (asked, None))
-            fit = fit or Fit(begin(), emit=emit, checkpoints=CheckpointFolder(self.session.files_of(self._key(asked))))
-            result = fit.go_on(lambda ended: self._judge(asked, experiment, ended))
+            train = self._fitted if self.study.evaluation is None else self._cross_validated
+            result = train(asked, experiment, begins, emit)
             if result is None:
-                self._paused[asked.number] = asked, fit
                 return Outcome("paused"), None
             return _outcome(result), RunClosed(result.state, metrics=result_metrics(experiment, result))
         except (Interrupted, KeyboardInterrupt):
@@ -148,22 +154,58 @@ class Trials:
             cause = str(error) if isinstance(error, FttuneError) else f"{type(error).__name__}: {error}"
             return Outcome("failed", cause=cause), RunClosed("failed", {"fttune.cause": cause})
 
+    def _fitted(
+        self, asked: Asked, experiment: Experiment, begins: Sequence[Begin], emit: Emit
+    ) -> FineTuneResult | None:
+        """Train, or go on where the trial paused; return None when it pauses."""
+        _, fit = self._paused.pop(asked.number, (asked, None))
+        files = CheckpointFolder(self.session.files_of(self._key(asked)))
+        fit = fit or Fit(begins[0](), emit=emit, checkpoints=files)
+        result = fit.go_on(lambda ended: self._judge(asked, experiment, ended))
+        if result is None:
+            self._paused[asked.number] = asked, fit
+        return result
+
+    def _cross_validated(self, asked: Asked, _: Experiment, begins: Sequence[Begin], emit: Emit) -> FineTuneResult:
+        """Train in fold after fold, each reported when it ends; the checkpoint is that of the best one."""
+        results: list[FineTuneResult] = []
+        verdict: Verdict = "go"
+        for fold, begin in enumerate(begins, start=1):
+            files = CheckpointFolder(self.session.files_of(self._key(asked)) / f"fold-{fold}")
+            results.append(finish(begin(), emit=in_fold(emit, fold), checkpoints=files))
+            emit(fold_ended(results[-1], fold))
+            value = results[-1].value
+            assert value is not None, "a fold validates"
+            verdict = asked.judge(fold, value, fold) if fold < len(begins) else "go"
+            if verdict == "prune":
+                break
+        best = best_fold(results, maximize=self.study.direction == "maximize").checkpoint
+        assert best is not None, "it was asked for"
+        for file in (best, best.with_suffix(".json")):
+            emit(FileSaved(file, "checkpoint"))
+        return over_folds(results, "pruned" if verdict == "prune" else "complete")
+
     def _judge(self, asked: Asked, experiment: Experiment, ended: EpochEnded) -> Verdict:
         """Report the epoch; the last one ends the trial anyway, as complete."""
         verdict = asked.judge(ended.epoch, ended.metrics[self.study.metric], ended.epoch - ended.unsettled)
         return verdict if ended.epoch < experiment.training.epochs else "go"
 
-    def _training(self, asked: Asked) -> Training:
-        """Begin a trial's training; the first of a cohort makes the plan for all that are still to run."""
-        if asked.number not in self._begins:
-            cohort = _rest(asked)
-            later = {number: begin for number, begin in self._begins.items() if number > asked.number}
-            self._begins = later | {one.number: begin for one, begin in zip(cohort, self._plan(cohort), strict=True)}
-        return self._begins.pop(asked.number)()
+    @property
+    def _fold_count(self) -> int:
+        return 1 if self.study.evaluation is None else self.study.evaluation.count
 
-    def _plan(self, cohort: Sequence[Asked]) -> list[Callable[[], Training]]:
+    def _training(self, asked: Asked, fold: int) -> Training:
+        """Begin a trial's training in a fold; the first of a cohort makes the plan for all that are still to run."""
+        if (asked.number, fold) not in self._begins:
+            cohort = _rest(asked)
+            later = {key: begin for key, begin in self._begins.items() if key[0] >= asked.number}
+            planned = zip(cohort, self._plan(cohort, fold), strict=True)
+            self._begins = later | {(one.number, fold): begin for one, begin in planned}
+        return self._begins.pop((asked.number, fold))()
+
+    def _plan(self, cohort: Sequence[Asked], fold: int) -> list[Begin]:
         experiments = [self.study.experiment.replace(one.values) for one in cohort]
-        return plan(experiments, self._inputs_of(experiments[0]), monitor=self.study.metric)
+        return plan(experiments, self._inputs_of(experiments[0]).of_fold(fold), monitor=self.study.metric)
 
     def _recipe(self, asked: Asked) -> Experiment | None:
         """Return the recipe of a trial, None when its values make none."""
@@ -175,7 +217,7 @@ class Trials:
         return flatten(dict(asked.values)) if recipe is None else recipe.params()
 
     def _inputs_of(self, experiment: Experiment) -> Inputs:
-        inputs = shared_inputs(self.session, experiment, self.inputs)
+        inputs = shared_inputs(self.session, experiment, self.inputs, evaluation=self.study.evaluation)
         inputs.workbench.activations.wanted = boundaries(self.study, len(inputs.stages(experiment)))
         return inputs
 

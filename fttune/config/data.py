@@ -115,6 +115,21 @@ def _kind(augment: Fresh | Views) -> Fresh:
     return augment.kind if isinstance(augment, Views) else augment
 
 
+class CrossValidation(Section):
+    """Cross-validation over train and val together, stratified by class, groups undivided; the test split stays sealed.
+
+    Each repeat divides the data anew, as a function of `data.split.seed` and its number.
+    """
+
+    folds: int = Field(ge=2)
+    repeats: int = Field(default=1, ge=1)
+
+    @property
+    def count(self) -> int:
+        """How many trainings a trial consists of."""
+        return self.folds * self.repeats
+
+
 class Data(Section):
     """Where images come from, how they are cut to size, and which of them train."""
 

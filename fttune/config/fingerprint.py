@@ -15,6 +15,7 @@ from fttune.errors import StudyChanged
 
 Identity = Mapping[str, Any]
 DATA, WEIGHTS = "data.content", "backbone.weights"
+FOLDS = "evaluation.assigned"
 _BY_CONTENT = ("data.path", WEIGHTS)
 NO_INFLUENCE = ("training.device",)
 
@@ -29,10 +30,12 @@ def experiment_identity(experiment: Experiment, *, data: str, weights: str) -> I
     return _plain({**fields, DATA: data, WEIGHTS: weights})
 
 
-def study_identity(study: Study, *, data: str, weights: str) -> Identity:
-    """Return the identity of a study: its experiment's, and how it searches."""
+def study_identity(study: Study, *, data: str, weights: str, folds: str | None = None) -> Identity:
+    """Return the identity of a study: its experiment's, and how it searches; `folds` says what validates where."""
     recipe = experiment_identity(study.experiment, data=data, weights=weights)
     search = study.model_dump(include={"metric", "direction", "batch", "sampler", "pruner", "space"})
+    if study.evaluation is not None:
+        search["evaluation"] = {**study.evaluation.model_dump(), FOLDS.rpartition(".")[2]: folds}
     return _plain(
         {
             **{f"experiment.{key}": value for key, value in recipe.items()},

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
+from fttune.config.data import CrossValidation
 from fttune.config.distributions import Categorical, Choice, Distribution, Float, Int, Scalar, encoded
 from fttune.config.experiment import Experiment
 from fttune.config.known import shown
@@ -65,13 +66,24 @@ class HyperbandPruner(Section):
     reduction_factor: int = Field(default=3, ge=2)
 
 
+class WilcoxonPruner(Section):
+    """Stop a trial whose folds so far are worse than the best trial's, by Wilcoxon's signed-rank test on the pairs."""
+
+    type: Literal["wilcoxon"]
+    p_threshold: float = Field(default=0.1, gt=0, lt=1)
+    startup_folds: int = Field(default=2, ge=0)
+
+
 class NoPruner(Section):
     """Every trial runs to its last epoch."""
 
     type: Literal["none"]
 
 
-Pruner = Annotated[MedianPruner | SuccessiveHalvingPruner | HyperbandPruner | NoPruner, Field(discriminator="type")]
+Pruner = Annotated[
+    MedianPruner | SuccessiveHalvingPruner | HyperbandPruner | WilcoxonPruner | NoPruner, Field(discriminator="type")
+]
+BY_EPOCHS = ("successive_halving", "hyperband")
 
 
 def _url(value: str) -> str:
@@ -114,6 +126,7 @@ class Study(Section):
     budget: Budget
     batch: int = Field(default=8, ge=1)
     sampler: Sampler = Sampler()
+    evaluation: CrossValidation | None = None
     pruner: Pruner = MedianPruner()
     space: dict[str, Distribution] = Field(min_length=1)
     baselines: Annotated[tuple[Baseline, ...], Field(strict=False)] = ()
@@ -134,6 +147,25 @@ class Study(Section):
         if metric and direction != VAL_METRICS[metric]:
             raise broken(f"must be {VAL_METRICS[metric]} for {metric}, got {direction!r}")
         return direction
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pruner_of_folds(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("evaluation") is not None and "pruner" not in given:
+            return {**given, "pruner": {"type": "wilcoxon"}}
+        return given
+
+    @field_validator("pruner")
+    @classmethod
+    def _pruner_fits(cls, pruner: Pruner, info: ValidationInfo) -> Pruner:
+        folds = info.data.get("evaluation") is not None
+        if folds and pruner.type in BY_EPOCHS:
+            raise broken(
+                f"{pruner.type} counts epochs, but with evaluation.folds only folds count; use wilcoxon or none"
+            )
+        if not folds and pruner.type == "wilcoxon":
+            raise broken("wilcoxon compares folds; set evaluation.folds, or use median")
+        return pruner
 
     @model_validator(mode="after")
     def _rules(self) -> "Study":

@@ -3,14 +3,15 @@
 from fttune.data.arrays import ArrayCache, NoRoom, in_memory
 from fttune.data.augmentation import augment
 from fttune.data.files import decode_files, image_files
-from fttune.data.image_data import Geometry, ImageData, Part
+from fttune.data.image_data import Folds, Geometry, ImageData, Part
 from fttune.data.images import Unreadable
-from fttune.data.load import has_test, load_data, open_test
+from fttune.data.load import has_test, load_data, load_folds, open_test
 from fttune.data.rows import Rows, Spec, Stored
 from fttune.data.views import with_views
 
 __all__ = [
     "ArrayCache",
+    "Folds",
     "Geometry",
     "ImageData",
     "NoRoom",
@@ -25,6 +26,7 @@ __all__ = [
     "image_files",
     "in_memory",
     "load_data",
+    "load_folds",
     "open_test",
     "with_views",
 ]

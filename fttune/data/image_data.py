@@ -1,5 +1,7 @@
 """What the data room hands out. Plain data; knows neither sources nor decoding."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -27,6 +29,9 @@ class Geometry:
 class Part:
     """One split, decoded: `images` (views * N, H, W, 3) uint8, which cannot be written to, and `labels` (N,) int64.
 
+    A part may hold some of these only: `members` (n,) int64 are the numbers of its samples, in order, None for all N.
+    So folds share one array, and what is computed of it.
+
     The images are memory-mapped unless there was no room on disk. `names` are paths relative to the data, or
     `<data set>[index]`. The order is that of the names, so it depends neither on the file system nor on the rows of a
     table. `key` is a sha256 in hex that stands for all pixels and their order, whatever the labels and names.
@@ -38,6 +43,21 @@ class Part:
     names: tuple[str, ...]
     key: str
     views: int = 1
+    members: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        """Return how many samples the part holds."""
+        return len(self.labels) if self.members is None else len(self.members)
+
+    @property
+    def samples(self) -> torch.Tensor:
+        """The numbers (n,) of its samples, which are the rows of their first views."""
+        return torch.arange(len(self.labels)) if self.members is None else self.members
+
+    @property
+    def own_labels(self) -> torch.Tensor:
+        """The labels (n,) of its samples."""
+        return self.labels if self.members is None else self.labels[self.members]
 
     def labels_of(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the labels (B,) of some rows (B,) of the images."""
@@ -62,3 +82,17 @@ class ImageData:
     fingerprint: str
     notices: tuple[str, ...]
     also: Mapping[str, Part] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The data of each fold, one repeat after the other; `assigned[repeat][sample]` is where a sample validates."""
+
+    data: tuple[ImageData, ...]
+    assigned: tuple[tuple[int, ...], ...]
+
+    def digest(self) -> str:
+        """Return the sha256 of which sample validates where, in hex."""
+        val = self.data[0].val
+        assert val is not None, "a fold validates"
+        return hashlib.sha256(json.dumps([val.names, self.assigned]).encode()).hexdigest()

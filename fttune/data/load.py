@@ -10,12 +10,13 @@ from typing import Literal
 
 import torch
 
-from fttune.config.data import Data, Shift, Views
+from fttune.config.data import CrossValidation, Data, Shift, Views
 from fttune.data.arrays import ArrayCache
 from fttune.data.classes import class_names, keep_classes
-from fttune.data.image_data import Geometry, ImageData, Part, Pixels
+from fttune.data.folds import assign_folds
+from fttune.data.image_data import Folds, Geometry, ImageData, Part, Pixels
 from fttune.data.images import Unreadable, content_hash, decoder_threads, in_order
-from fttune.data.listing import Sample, lines, some
+from fttune.data.listing import Sample, lines, natural, some
 from fttune.data.shift import changes_pixels, shift_images, shift_labels
 from fttune.data.sources import list_samples, shipped_test_samples, ships_test
 from fttune.data.splits import Splits, limit_per_class, split_samples
@@ -77,6 +78,55 @@ def load_data(data: Data, geometry: Geometry, *, cache: Path, root: Path, arrays
         notices=(*listing.notices, *skipped, *arrays.notices),
         also=also,
     )
+
+
+def load_folds(
+    data: Data, geometry: Geometry, evaluation: CrossValidation, *, cache: Path, root: Path, arrays: ArrayCache
+) -> Folds:
+    """Return the images of train and val together, divided into folds; arguments and arrays are those of `load_data`.
+
+    All folds share the decoded images, as parts of one array for training and one for validation, which are the same
+    one where training images are not cut or varied. `data.limit_per_class` holds in the training part of each fold.
+
+    Raises:
+        DataError: as `load_data`, or the data are too few for the folds.
+    """
+    listing = list_samples(data, root=root, cache=cache)
+    splits = split_samples(keep_classes(listing.samples, data.classes), data.split)
+    pool = tuple(sorted((*splits.train, *splits.val), key=lambda sample: natural(sample.name)))
+    classes = class_names(Splits(pool, (), splits.test))
+    seen = _read(pool, geometry, geometry.image_size, arrays)
+    shown = _read(pool, geometry, geometry.resize, arrays) if data.crops else seen
+    if skipped := _skipped(seen.unreadable, data.on_bad_image):
+        _require_all_classes(Splits(pool, (), ()), seen, None)
+    part = partial(_part, classes=classes, arrays=arrays)
+    val = part(seen, data.shift)
+    train = part(shown, data.shift) if data.crops else val
+    if isinstance(data.augment, Views):
+        train = with_views(train, data.augment, image_size=geometry.image_size, arrays=arrays)
+    also = {name: part(seen, other.shift) for name, other in (data.also_evaluate or {}).items()}
+    content = fingerprint(classes, train=_contents(seen), val=[], test=splits.test)
+    notices = (*listing.notices, *skipped, *arrays.notices)
+    whole = ImageData(classes, train, val, len(splits.test), _shifted_fingerprint(content, data.shift), notices, also)
+    seed, repeats = data.split.seed, range(evaluation.repeats)
+    assigned = [assign_folds(seen.samples, evaluation.folds, repeat=repeat, seed=seed) for repeat in repeats]
+    parts = (
+        _fold(whole, [fold == number for fold in of_repeat], seen.samples, data)
+        for of_repeat in assigned
+        for number in range(evaluation.folds)
+    )
+    return Folds(tuple(parts), tuple(map(tuple, assigned)))
+
+
+def _fold(whole: ImageData, validates: Sequence[bool], samples: Sequence[Sample], data: Data) -> ImageData:
+    """Return the data of a fold: what `validates` is its validation split, all others train."""
+    others = [sample for sample, held_out in zip(samples, validates, strict=True) if not held_out]
+    names = {sample.name for sample in limit_per_class(others, data.limit_per_class, data.split.seed)}
+    train = torch.tensor([index for index, sample in enumerate(samples) if sample.name in names])
+    val = torch.tensor(validates).nonzero().flatten()
+    assert whole.val is not None, "it holds all images"
+    also = {name: replace(part, members=val) for name, part in whole.also.items()}
+    return replace(whole, train=replace(whole.train, members=train), val=replace(whole.val, members=val), also=also)
 
 
 def open_test(

@@ -55,7 +55,7 @@ def limit_per_class(samples: Sequence[Sample], limit: int | None, seed: int) -> 
     return tuple(sample for sample in samples if sample.name in kept)
 
 
-def hash_order(name: str, seed: int) -> str:
+def hash_order(name: str, seed: int | str) -> str:
     """Return the sort key of `name`: 64 hex digits."""
     return hashlib.sha256(f"{seed}:{name}".encode(errors="surrogateescape")).hexdigest()
 

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import optuna
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
 from fttune.config import Study
@@ -46,7 +46,7 @@ def sampler_for(study: Study, number: int, *, at_random: bool = False) -> BaseSa
 
 
 def pruner_for(study: Study) -> BasePruner:
-    """Return the pruner; its resource is the epoch, counted from 1."""
+    """Return the pruner; its resource is the epoch, or with folds the fold, counted from 1."""
     pruner = study.pruner
     if isinstance(pruner, config.MedianPruner):
         return MedianPruner(pruner.startup_trials, n_warmup_steps=pruner.warmup_epochs + 1)
@@ -55,4 +55,8 @@ def pruner_for(study: Study) -> BasePruner:
     if isinstance(pruner, config.HyperbandPruner):
         epochs = study.experiment.training.epochs
         return HyperbandPruner(pruner.min_epochs, max(epochs, pruner.min_epochs), pruner.reduction_factor)
+    if isinstance(pruner, config.WilcoxonPruner):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return WilcoxonPruner(p_threshold=pruner.p_threshold, n_startup_steps=pruner.startup_folds)
     return NopPruner()

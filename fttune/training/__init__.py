@@ -4,6 +4,7 @@ from fttune.training.checkpoints import CheckpointFolder, library_versions
 from fttune.training.cohort import cohort_key, is_member, plan
 from fttune.training.device import choose_device
 from fttune.training.fine_tune import FineTuneResult, Fit, Verdict, check_recipe, fine_tune, finish
+from fttune.training.folds import best_fold, fold_ended, in_fold, over_folds
 from fttune.training.inputs import Inputs, prepare
 from fttune.training.training import Training
 
@@ -14,13 +15,17 @@ __all__ = [
     "Inputs",
     "Training",
     "Verdict",
+    "best_fold",
     "check_recipe",
     "choose_device",
     "cohort_key",
     "fine_tune",
     "finish",
+    "fold_ended",
+    "in_fold",
     "is_member",
     "library_versions",
+    "over_folds",
     "plan",
     "prepare",
 ]

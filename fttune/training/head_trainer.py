@@ -114,7 +114,7 @@ class Trainer:
         found: list[Metrics] = [{} for _ in self._experiments]
         for name, feed in feeds.evaluation.items():
             with torch.inference_mode(), self._run.device.autocast():
-                batches = torch.split(torch.arange(len(feed.split.labels)), self._run.device.evaluation_batch)
+                batches = torch.split(feed.split.samples, self._run.device.evaluation_batch)
                 pairs = [(self._features(x, feed), truth) for x, truth in feed.batches(batches)]
                 x, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
                 logits, labels = self.heads.logits(x).cpu(), labels.cpu()  # (N, K, C), waited for once

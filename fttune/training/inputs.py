@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fttune.config import Experiment
+from fttune.config.data import CrossValidation
 from fttune.config.policy import EVERYTHING, resolve
 from fttune.config.workspace import Workspace
-from fttune.data import ArrayCache, Geometry, ImageData, Part, load_data
+from fttune.data import ArrayCache, Folds, Geometry, ImageData, Part, load_data, load_folds
 from fttune.freezing import trained_names
 from fttune.models import (
     Architecture,
@@ -34,7 +35,7 @@ class Inputs:
 
     `architecture` is what they belong to; None where the recipe's `backbone.name` says all, without a plugin.
     `on_device` holds what of the images lives on devices; inputs that share it share them.
-    `workbench` holds what their runs leave for each other.
+    `workbench` holds what their runs leave for each other. With `folds`, `data` are those of one of them.
     """
 
     data: ImageData
@@ -43,6 +44,17 @@ class Inputs:
     architecture: Architecture | None = None
     on_device: DeviceImages = field(default_factory=DeviceImages, repr=False, compare=False)
     workbench: Workbench = field(default_factory=Workbench, compare=False, repr=False)
+    folds: Folds | None = field(default=None, compare=False, repr=False)
+
+    def of_fold(self, number: int) -> "Inputs":
+        """Return the inputs of a fold, from 0, which share all with the others'; without folds there is one."""
+        return self._of_folds[number]
+
+    @cached_property
+    def _of_folds(self) -> "tuple[Inputs, ...]":
+        if self.folds is None:
+            return (self,)
+        return tuple(dataclasses.replace(self, data=data) for data in self.folds.data)
 
     def stages(self, experiment: Experiment) -> tuple[str, ...]:
         """Return the names of a recipe's stages, from the input to the output."""
@@ -81,9 +93,16 @@ def geometry_of(experiment: Experiment, weights: Weights) -> Geometry:
 
 
 def prepare(
-    experiment: Experiment, workspace: Workspace, *, weights_file: Path | None = None, module: nn.Module | None = None
+    experiment: Experiment,
+    workspace: Workspace,
+    *,
+    evaluation: CrossValidation | None = None,
+    weights_file: Path | None = None,
+    module: nn.Module | None = None,
 ) -> Inputs:
     """Return the inputs of a recipe; `weights_file` stands in for `experiment:<name>`, `module` for the backbone.
+
+    With `evaluation` they have folds, and are those of the first one.
 
     Raises:
         BadInput: the backbone is not to be had, or its stages do not allow the policy (PolicyRefused).
@@ -99,11 +118,13 @@ def prepare(
         weights = dataclasses.replace(weights, identity=f"{weights.identity}, {architecture.identity}")
     geometry = geometry_of(experiment, weights)
     arrays = ArrayCache(workspace.arrays, workspace.cache_bytes)
-    data = load_data(experiment.data, geometry, cache=workspace.cache, root=workspace.root, arrays=arrays)
+    places = {"cache": workspace.cache, "root": workspace.root}
+    folds = load_folds(experiment.data, geometry, evaluation, arrays=arrays, **places) if evaluation else None
+    data = folds.data[0] if folds else load_data(experiment.data, geometry, arrays=arrays, **places)
     arrays.notices.clear()  # they are the data's now
     # What a module in hand computes is known by no name.
     activations = Activations(arrays if module is None else None)
-    return Inputs(data, weights, geometry, architecture, workbench=Workbench(activations=activations))
+    return Inputs(data, weights, geometry, architecture, workbench=Workbench(activations=activations), folds=folds)
 
 
 def _check_policy(experiment: Experiment, architecture: Architecture) -> None:

@@ -101,9 +101,9 @@ def try_smallest_batch(run: Run) -> None:
     The model is in training mode. Its norm statistics move, so the run is of no use afterwards. Raises BadInput.
     """
     training, part = run.experiment.training, run.inputs.data.train
-    if (len(part.labels) - 1) % training.batch_size:
+    if (len(part) - 1) % training.batch_size:
         return
-    x, _ = Feed(run, part).batch(torch.tensor([0]), torch.Generator())
+    x, _ = Feed(run, part).batch(part.samples[:1], torch.Generator())
     with torch.no_grad(), run.device.autocast():
         forward(run, x)
 
@@ -114,10 +114,9 @@ def evaluate(feeds: Mapping[str, Feed]) -> dict[str, float]:
     for name, feed in feeds.items():
         run = feed.run
         run.backbone.module.eval()
-        rows = torch.arange(len(feed.split.labels))
         size = max(run.device.evaluation_batch, run.experiment.training.batch_size)
         with torch.inference_mode(), run.device.autocast():
-            batches = feed.batches(torch.split(rows, size))
+            batches = feed.batches(torch.split(feed.split.samples, size))
             pairs = [(run.backbone.outputs(x, after=feed.after).logits, truth) for x, truth in batches]
             logits, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
             metrics |= split_metrics(logits, labels, split=name)

@@ -37,9 +37,12 @@ def shown_views(n: int, views: int, *, seed: int, epoch: int) -> Tensor:
 
 def epoch_rows(part: Part, *, seed: int, epoch: int) -> Tensor:
     """Return the rows of a part's images that an epoch shows, in their order: each sample once, in one of its views."""
-    n = len(part.labels)
+    n = len(part)
     order = sample_order(n, seed=seed, epoch=epoch)
-    return order if part.views == 1 else shown_views(n, part.views, seed=seed, epoch=epoch)[order] * n + order
+    samples = order if part.members is None else part.members[order]
+    if part.views == 1:
+        return samples
+    return shown_views(n, part.views, seed=seed, epoch=epoch)[order] * len(part.labels) + samples
 
 
 def augmentation_generator(*, seed: int, epoch: int) -> torch.Generator:

@@ -61,7 +61,7 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch; the last one may be smaller."""
-        return math.ceil(len(self.inputs.data.train.labels) / self.experiment.training.batch_size)
+        return math.ceil(len(self.inputs.data.train) / self.experiment.training.batch_size)
 
     @cached_property
     def trained(self) -> frozenset[str]:
@@ -151,7 +151,9 @@ def prepare_run(experiment: Experiment, inputs: Inputs) -> Run:
     optimizer = build_optimizer(parts, experiment.optimizer, device)
     weight = None
     if experiment.training.class_weights == "balanced":
-        weight = balanced_weights(inputs.data.train.labels, len(inputs.data.classes)).to(device.device, device.dtype)
+        weight = balanced_weights(inputs.data.train.own_labels, len(inputs.data.classes)).to(
+            device.device, device.dtype
+        )
     criterion = nn.CrossEntropyLoss(weight=weight, label_smoothing=experiment.training.label_smoothing)
     apply_phase(parts, policy, policy.phases[0])
     return Run(experiment, inputs, device, key, built, parts, policy, optimizer, criterion)

@@ -202,7 +202,7 @@ def test_a_study_shows_all_its_mistakes_at_once(tmp_path, recipe):
         "budget.timeout: unknown key; did you mean 'timeout_minutes'?",
         "batch: must be a whole number, got True",
         "sampler.sed: unknown key; did you mean 'seed'?",
-        "pruner.type: required field is missing, one of median, successive_halving, hyperband, none",
+        "pruner.type: required field is missing, one of median, successive_halving, hyperband, wilcoxon, none",
         "space.optimizer.lr.type: must be one of float, int, categorical, got 'flot'; did you mean 'float'?",
         "space.training.epochs.low: must be > 0 on a log scale, got -1",
         "space.data.path.choices[1]: must be text, a finite number, true or false, a list or a mapping, got None",

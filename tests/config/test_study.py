@@ -86,9 +86,9 @@ FIELDS = [
         "pruner.type",
         ["median", "successive_halving", "hyperband", "none"],
         {
-            "mean": "must be one of median, successive_halving, hyperband, none, got 'mean'; did you mean 'median'?",
-            None: "must be one of median, successive_halving, hyperband, none, got None; did you mean 'none'?",
-            5: "must be one of median, successive_halving, hyperband, none, got 5",
+            "mean": "must be one of median, successive_halving, hyperband, wilcoxon, none, got 'mean'; did you mean 'median'?",
+            None: "must be one of median, successive_halving, hyperband, wilcoxon, none, got None; did you mean 'none'?",
+            5: "must be one of median, successive_halving, hyperband, wilcoxon, none, got 5",
         },
     ),
     ("space", [], {None: "must be a mapping of fields, got None", 5: "must be a mapping of fields, got 5"}),
@@ -141,8 +141,12 @@ PRUNERS = [
         ["pruner.reduction_facto: unknown key; did you mean 'reduction_factor'?"],
     ),
     ({"type": "none", "none": 1}, ["pruner.none: unknown key"]),
-    ({}, ["pruner.type: required field is missing, one of median, successive_halving, hyperband, none"]),
-    ({"min_epochs": 1}, ["pruner.type: required field is missing, one of median, successive_halving, hyperband, none"]),
+    ({}, ["pruner.type: required field is missing, one of median, successive_halving, hyperband, wilcoxon, none"]),
+    ({"type": "wilcoxon", "p_threshold": 1.0}, ["pruner.p_threshold: must be < 1, got 1.0"]),
+    (
+        {"min_epochs": 1},
+        ["pruner.type: required field is missing, one of median, successive_halving, hyperband, wilcoxon, none"],
+    ),
 ]
 
 
@@ -640,3 +644,28 @@ def values_of(distribution):
         return st.sampled_from(distribution["choices"])
     low, high = distribution["low"], distribution["high"]
     return st.integers(int(low), int(high)) if distribution["type"] == "int" else st.floats(low, high)
+
+
+@pytest.mark.parametrize(
+    ("fields", "pruner"),
+    [
+        ({}, "median"),
+        ({"evaluation": {"folds": 5}}, "wilcoxon"),
+        ({"evaluation": {"folds": 5}, "pruner": {"type": "none"}}, "none"),
+    ],
+)
+def test_with_folds_the_pruner_is_wilcoxons_unless_one_is_named(fields, pruner):
+    assert study(**fields).pruner.type == pruner
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"evaluation": {"folds": 3}, "pruner": {"type": "hyperband"}}, "hyperband counts epochs"),
+        ({"pruner": {"type": "wilcoxon"}}, "wilcoxon compares folds; set evaluation.folds"),
+        ({"evaluation": {"folds": 1}}, "should be greater than or equal to 2"),
+    ],
+)
+def test_pruners_and_folds_that_do_not_go_together_are_refused(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        study(**fields)

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fttune.app.compare import compare
     from fttune.app.confirm import confirm
     from fttune.app.export import export
     from fttune.app.predict import predict
@@ -22,6 +23,7 @@ _HOMES = {
     "FttuneError": "fttune.errors",
     "Study": "fttune.config",
     "best_experiment": "fttune.app.search",
+    "compare": "fttune.app.compare",
     "confirm": "fttune.app.confirm",
     "export": "fttune.app.export",
     "fine_tune": "fttune.app.train",
@@ -37,6 +39,7 @@ __all__ = [
     "FttuneError",
     "Study",
     "best_experiment",
+    "compare",
     "confirm",
     "export",
     "fine_tune",

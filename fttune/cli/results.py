@@ -1,4 +1,4 @@
-"""The commands that use what was found: list, confirm, export, predict."""
+"""The commands that use what was found: list, confirm, compare, export, predict."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -52,6 +52,26 @@ def confirm(
 
     with display() as show:
         found = run(study, workspace=workspace_of(mlruns, plugins, cache_gb), display=show)
+    typer.echo(found.as_json() if as_json else found.as_text())
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="STUDY_A", help="A study's YAML file, an experiment's, or a run id.")],
+    second: Annotated[str, typer.Argument(metavar="STUDY_B", help="Likewise.")],
+    overrides: Set = None,
+    mlruns: Mlruns = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two studies by their winners, or runs by their validation metric; the test split stays closed."""
+    import re
+
+    from fttune.config import load
+
+    named = [one if re.fullmatch("[0-9a-f]{32}", one) else load(one, overrides or []) for one in (first, second)]
+    from fttune.app.compare import compare as run
+
+    found = run(named[0], named[1], workspace=workspace_of(mlruns))
     typer.echo(found.as_json() if as_json else found.as_text())
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fttune.app.compare import compare
     from fttune.app.confirm import confirm
     from fttune.app.export import export
+    from fttune.app.final import train_final
     from fttune.app.predict import predict
     from fttune.app.search import best_experiment, search
     from fttune.app.train import fine_tune, train
@@ -32,6 +33,7 @@ _HOMES = {
     "predict": "fttune.app.predict",
     "search": "fttune.app.search",
     "train": "fttune.app.train",
+    "train_final": "fttune.app.final",
 }
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "predict",
     "search",
     "train",
+    "train_final",
 ]
 
 

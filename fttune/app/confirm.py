@@ -72,6 +72,11 @@ def stored_confirmation(stored: "optuna.Study") -> Confirmation | None:
     return Confirmation.of_json(found) if found else None
 
 
+def confirm_key(name: str, trial: int, seed: int) -> str:
+    """Return the key of the run that trains a trial of a study with a fresh seed."""
+    return f"{name}/confirm/{trial}/{seed}"
+
+
 def candidates(study: Study, stored: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":
     """Return the best `top_k` complete trials of different recipes, then the baselines, pruned ones too."""
     ranked = searching.ranked(stored)
@@ -124,7 +129,7 @@ class _Confirming:
         return str(self.stored.user_attrs[searching.ID])
 
     def _key(self, number: int, seed: int) -> str:
-        return f"{self.stored.study_name}/confirm/{number}/{seed}"
+        return confirm_key(self.stored.study_name, number, seed)
 
     def _recipe(self, trial: "optuna.trial.FrozenTrial", seed: int) -> Experiment:
         return self.study.recipe(trial.params).replace({"seed": seed, "training.monitor": self.study.metric})

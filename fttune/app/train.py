@@ -75,12 +75,17 @@ def train(
         return _train_in(session, experiment, inputs, run=f"train/{experiment.name}/{uuid.uuid4().hex[:12]}")
 
 
-def prepare_in(session: Session, experiment: Experiment, *, before: tuple[str, ...] = ()) -> Inputs:
-    """Return a recipe's inputs; `before` are the experiments that wait for this one as their weights."""
+def prepare_in(
+    session: Session, experiment: Experiment, *, before: tuple[str, ...] = (), train_on_val: bool = False
+) -> Inputs:
+    """Return a recipe's inputs, `train_on_val` as in `prepare`.
+
+    `before` are the experiments that wait for this one as their weights.
+    """
     weights_file = None
     if experiment.backbone.weights.startswith("experiment:"):
         weights_file = _checkpoint_of(session, experiment.backbone.weights.partition(":")[2], before)
-    inputs = prepare(experiment, session.workspace, weights_file=weights_file)
+    inputs = prepare(experiment, session.workspace, weights_file=weights_file, train_on_val=train_on_val)
     for text in inputs.data.notices:
         session.notice(experiment.name, text)
     return inputs

@@ -80,6 +80,7 @@ def export(
     file: Annotated[Path, typer.Argument(metavar="STUDY", help="The study's YAML file.")],
     kind: Annotated[Kind, typer.Option("--as", help="The recipe, its weights, or the model.")],
     trial: Annotated[int | None, typer.Option(help="The number of a complete trial; default: the best one.")] = None,
+    final: Annotated[bool, typer.Option("--final", help="The model of `fttune train --final` in its place.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: STUDY-TRIAL with a suffix.")] = None,
     overrides: Set = None,
     plugins: Plugins = None,
@@ -91,7 +92,7 @@ def export(
     study = load_study(file, overrides or [])
     from fttune.app.export import export as run
 
-    typer.echo(run(study, kind, trial=trial, out=out, workspace=workspace_of(mlruns, plugins)))
+    typer.echo(run(study, kind, trial=trial, final=final, out=out, workspace=workspace_of(mlruns, plugins)))
 
 
 @app.command()

@@ -81,9 +81,16 @@ def geometry_of(experiment: Experiment, weights: Weights) -> Geometry:
 
 
 def prepare(
-    experiment: Experiment, workspace: Workspace, *, weights_file: Path | None = None, module: nn.Module | None = None
+    experiment: Experiment,
+    workspace: Workspace,
+    *,
+    weights_file: Path | None = None,
+    module: nn.Module | None = None,
+    train_on_val: bool = False,
 ) -> Inputs:
     """Return the inputs of a recipe; `weights_file` stands in for `experiment:<name>`, `module` for the backbone.
+
+    With `train_on_val` the validation samples train too, and nothing validates.
 
     Raises:
         BadInput: the backbone is not to be had, or its stages do not allow the policy (PolicyRefused).
@@ -99,7 +106,14 @@ def prepare(
         weights = dataclasses.replace(weights, identity=f"{weights.identity}, {architecture.identity}")
     geometry = geometry_of(experiment, weights)
     arrays = ArrayCache(workspace.arrays, workspace.cache_bytes)
-    data = load_data(experiment.data, geometry, cache=workspace.cache, root=workspace.root, arrays=arrays)
+    data = load_data(
+        experiment.data,
+        geometry,
+        cache=workspace.cache,
+        root=workspace.root,
+        arrays=arrays,
+        train_on_val=train_on_val,
+    )
     arrays.notices.clear()  # they are the data's now
     # What a module in hand computes is known by no name.
     activations = Activations(arrays if module is None else None)

@@ -7,8 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fttune.app.compare import compare
     from fttune.app.confirm import confirm
     from fttune.app.export import export
+    from fttune.app.final import train_final
     from fttune.app.predict import predict
     from fttune.app.search import best_experiment, search
     from fttune.app.train import fine_tune, train
@@ -22,6 +24,7 @@ _HOMES = {
     "FttuneError": "fttune.errors",
     "Study": "fttune.config",
     "best_experiment": "fttune.app.search",
+    "compare": "fttune.app.compare",
     "confirm": "fttune.app.confirm",
     "export": "fttune.app.export",
     "fine_tune": "fttune.app.train",
@@ -30,6 +33,7 @@ _HOMES = {
     "predict": "fttune.app.predict",
     "search": "fttune.app.search",
     "train": "fttune.app.train",
+    "train_final": "fttune.app.final",
 }
 
 __all__ = [
@@ -37,6 +41,7 @@ __all__ = [
     "FttuneError",
     "Study",
     "best_experiment",
+    "compare",
     "confirm",
     "export",
     "fine_tune",
@@ -45,6 +50,7 @@ __all__ = [
     "predict",
     "search",
     "train",
+    "train_final",
 ]
 
 

@@ -82,8 +82,7 @@ class Bars:
         if isinstance(event, RunOpened):
             self._names[run] = event.name
             if event.tags["fttune.kind"] != "study":
-                total = event.params.get("training.epochs")
-                self._tasks[run] = self._progress.add_task(event.name, total=total, note="")
+                self._tasks[run] = self._progress.add_task(event.name, total=_epochs_of(event), note="")
         elif isinstance(event, StudyProgress):
             self._study(run, event)
         elif isinstance(event, EpochEnded) and run in self._tasks:
@@ -124,7 +123,13 @@ def describe(event: object) -> str | None:
 def _epoch_text(event: EpochEnded, opened: RunOpened) -> str:
     if "fold/val/loss" in event.metrics:
         return f"fold {event.epoch} ended, {_metrics_text(event)}"
-    return f"epoch {event.epoch}/{opened.params['training.epochs']}, {_metrics_text(event)}"
+    return f"epoch {event.epoch}/{_epochs_of(opened)}, {_metrics_text(event)}"
+
+
+def _epochs_of(opened: RunOpened) -> int | None:
+    """Return how many epochs a run has at most: those of its recipe, unless it is to end before."""
+    epochs = opened.tags.get("fttune.epochs", opened.params.get("training.epochs"))
+    return None if epochs is None else int(epochs)
 
 
 def _metrics_text(event: EpochEnded) -> str:

@@ -337,6 +337,7 @@ def test_the_python_names_of_the_package_are_these() -> None:
         "FttuneError",
         "Study",
         "best_experiment",
+        "compare",
         "confirm",
         "export",
         "fine_tune",
@@ -345,6 +346,7 @@ def test_the_python_names_of_the_package_are_these() -> None:
         "predict",
         "search",
         "train",
+        "train_final",
     ]
     for name in fttune.__all__:
         assert getattr(fttune, name).__doc__

@@ -25,7 +25,7 @@ from fttune.data import ArrayCache, Part, has_test, open_test
 from fttune.errors import BadInput, Diverged, WorkFailed
 from fttune.files import write_atomically
 from fttune.models import load_model
-from fttune.report.confirmation import Confirmation, Confirmed
+from fttune.report.confirmation import Confirmation, Confirmed, prediction_column
 from fttune.report.statistics import METRICS, Candidate, compare, recommended, score
 from fttune.training import Inputs, Training, finish, plan
 from fttune.training.device import best_device
@@ -66,6 +66,17 @@ def confirm(study: Study, *, workspace: Workspace | None = None, display: Displa
             return _Confirming(study, session, stored, {inputs_key(study.experiment): inputs}).run(chosen)
 
 
+def stored_confirmation(stored: "optuna.Study") -> Confirmation | None:
+    """Return what a confirmation of a study found, None before there was one."""
+    found = stored.user_attrs.get(CONFIRMATION)
+    return Confirmation.of_json(found) if found else None
+
+
+def confirm_key(name: str, trial: int, seed: int) -> str:
+    """Return the key of the run that trains a trial of a study with a fresh seed."""
+    return f"{name}/confirm/{trial}/{seed}"
+
+
 def candidates(study: Study, stored: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":
     """Return the best `top_k` complete trials of different recipes, then the baselines, pruned ones too."""
     ranked = searching.ranked(stored)
@@ -98,8 +109,7 @@ class _Confirming:
     def run(self, chosen: "Sequence[optuna.trial.FrozenTrial]") -> Confirmation:
         parent, base = self.stored.study_name, self.study.experiment
         seeds = tuple(base.seed + 1 + index for index in range(self.study.confirm.seeds))
-        before = self.stored.user_attrs.get(CONFIRMATION)
-        known = Confirmation.of_json(before) if before else None
+        known = stored_confirmation(self.stored)
         if known and known.seeds == seeds and {one.trial for one in known.candidates} == {t.number for t in chosen}:
             self.session.notice(parent, f"study {parent} is confirmed: nothing to do, and the test split stays closed")
             return known
@@ -119,7 +129,7 @@ class _Confirming:
         return str(self.stored.user_attrs[searching.ID])
 
     def _key(self, number: int, seed: int) -> str:
-        return f"{self.stored.study_name}/confirm/{number}/{seed}"
+        return confirm_key(self.stored.study_name, number, seed)
 
     def _recipe(self, trial: "optuna.trial.FrozenTrial", seed: int) -> Experiment:
         return self.study.recipe(trial.params).replace({"seed": seed, "training.monitor": self.study.metric})
@@ -265,7 +275,7 @@ class _Confirming:
         """Log the predicted class of every test sample, with its own, on the parent run."""
         classes = np.array(next(iter(self.inputs.values())).data.classes)
         columns = {
-            f"{name} seed {seed}": classes[row]
+            prediction_column(name, seed): classes[row]
             for name, rows in predicted.items()
             for seed, row in zip(found.seeds, rows, strict=True)
         }

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fttune import searching
+from fttune.app.final import final_tags
 from fttune.app.session import open_session
-from fttune.app.studies import checkpoint_of, stored_study
+from fttune.app.studies import checkpoint_of, stored_study, trained_trial
 from fttune.config import Study
 from fttune.config.dump import experiment_yaml
 from fttune.config.workspace import Workspace
@@ -26,7 +26,13 @@ SUFFIXES = {"experiment": ".yaml", "safetensors": ".safetensors", "pt2": ".pt2",
 
 
 def export(
-    study: Study, kind: Kind, *, trial: int | None = None, out: Path | None = None, workspace: Workspace | None = None
+    study: Study,
+    kind: Kind,
+    *,
+    trial: int | None = None,
+    final: bool = False,
+    out: Path | None = None,
+    workspace: Workspace | None = None,
 ) -> Path:
     """Write a complete trial (default: the best one) as a file, for mlflow a folder, and return its path.
 
@@ -35,18 +41,23 @@ def export(
         kind: `experiment` is the recipe, `safetensors` the weights under the backbone's own names with their JSON,
             `pt2`, `onnx` and `mlflow` are the model; it takes images that are already normalised.
         trial: its number.
-        out: default `<study>-<number>` with the suffix of the kind, in `experiments/` for a recipe, else in the root.
+        final: the newest model of `train_final` in its place, of that trial where one is named.
+        out: default `<study>-<number>`, or `<study>-final`, with the suffix of the kind; a recipe goes to
+            `experiments/`, all else to the root.
         workspace: where `mlruns/` lies; default the current directory.
 
     Raises:
-        BadInput: the study was not searched here, the trial is not complete, its checkpoint is gone, `out` is there.
+        BadInput: the study was not searched here, the trial is not complete, its checkpoint is gone, `out` is there,
+            there is no final model, or its recipe is asked for, which is the trial's.
         WorkFailed: the exported model computes something else.
     """
     workspace = workspace or Workspace.at()
     stored = stored_study(study, workspace)
-    number = _complete(stored, trial)
+    if final and kind == "experiment":
+        raise BadInput("--final is a model, and its recipe that of its trial; leave it out, or use --as safetensors")
+    number = trained_trial(stored, None if final else trial)
     folder = workspace.root / ("experiments" if kind == "experiment" else "")
-    out = out or folder / f"{study.name}-{number}{SUFFIXES[kind]}"
+    out = out or folder / f"{study.name}-{'final' if final else number}{SUFFIXES[kind]}"
     if kind == "safetensors" and out.suffix != SUFFIXES[kind]:
         raise BadInput(f"{out}: must end with {SUFFIXES[kind]}; its JSON lies beside it")
     for file in (out, out.with_suffix(".json")) if kind == "safetensors" else (out,):
@@ -55,26 +66,13 @@ def export(
     if kind == "experiment":
         _write_recipe(study, stored, number, out)
         return out
-    checkpoint = _checkpoint(study, stored, number, workspace)
+    checkpoint = _final(study, stored, trial, workspace) if final else _checkpoint(study, stored, number, workspace)
     if kind == "safetensors":
         for suffix in (".json", ".safetensors"):
             write_atomically(out.with_suffix(suffix), partial(shutil.copyfile, checkpoint.with_suffix(suffix)))
         return out
     _write_model(checkpoint, kind, out, plugins=workspace.plugins)
     return out
-
-
-def _complete(stored: "optuna.Study", trial: int | None) -> int:
-    """Return the number of the trial whose checkpoint is meant: a reused value's is that of the trial it came from."""
-    ranked = {t.number: t for t in searching.ranked(stored)}
-    if not ranked:
-        raise BadInput(f"study {stored.study_name} has no complete trial yet")
-    number = next(iter(ranked)) if trial is None else trial
-    if number not in ranked:
-        best = next(iter(ranked))
-        raise BadInput(f"trial {number} of study {stored.study_name} is not complete; the best one is {best}")
-    facts = searching.facts_of(ranked[number])
-    return number if facts is None or facts.reused_from is None else facts.reused_from
 
 
 def _write_recipe(study: Study, stored: "optuna.Study", number: int, out: Path) -> None:
@@ -90,6 +88,16 @@ def _checkpoint(study: Study, stored: "optuna.Study", number: int, workspace: Wo
         found = checkpoint_of(session, study, stored, number)
     if found is None:
         raise BadInput(f"the checkpoint of trial {number} is not in MLflow; restore its artifacts, or train its recipe")
+    return found
+
+
+def _final(study: Study, stored: "optuna.Study", trial: int | None, workspace: Workspace) -> Path:
+    tags = final_tags(stored, trial)
+    with open_session(workspace, tracking_uri=study.tracking.uri, display=None) as session:
+        found = session.uploader.ask(lambda store: store.find_checkpoint(study.experiment.name, tags))
+    if found is None:
+        which = "" if trial is None else f" of trial {trial}"
+        raise BadInput(f"study {study.name} has no final model{which}; train one with `fttune train --final`")
     return found
 
 

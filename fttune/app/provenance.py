@@ -4,7 +4,10 @@ import platform
 import subprocess
 from pathlib import Path
 
+from fttune.data.listing import some
 from fttune.training import Inputs, library_versions
+
+NAMED_CLASSES = 50
 
 
 def git_commit(root: Path) -> str | None:
@@ -17,7 +20,7 @@ def git_commit(root: Path) -> str | None:
 
 
 def provenance(root: Path, inputs: Inputs) -> dict[str, str]:
-    """Return tags: data fingerprint and sizes, weights, git commit, machine, library versions."""
+    """Return tags: data fingerprint, sizes and classes, weights, git commit, machine, library versions."""
     data = inputs.data
     tags = {
         "fttune.data.fingerprint": data.fingerprint,
@@ -25,6 +28,7 @@ def provenance(root: Path, inputs: Inputs) -> dict[str, str]:
         "fttune.data.val": str(len(data.val) if data.val else 0),
         "fttune.data.test": str(data.n_test),
         "fttune.data.classes": str(len(data.classes)),
+        "fttune.data.class_names": some(data.classes, NAMED_CLASSES),
         "fttune.weights": inputs.weights.identity,
         "fttune.host": platform.node(),
     }

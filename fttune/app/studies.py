@@ -83,6 +83,23 @@ def checkpoint_of(session: Session, study: Study, stored: "optuna.Study", number
     return session.uploader.ask(lambda store: store.find_checkpoint(study.experiment.name, tags))
 
 
+def trained_trial(stored: "optuna.Study", number: int | None = None) -> int:
+    """Return the number of a complete trial (default: the best), or of the one whose value it took over: that trained.
+
+    Raises:
+        BadInput: the trial is not complete, or none is.
+    """
+    ranked = {trial.number: trial for trial in searching.ranked(stored)}
+    if not ranked:
+        raise BadInput(f"study {stored.study_name} has no complete trial yet")
+    best = next(iter(ranked))
+    if number is not None and number not in ranked:
+        raise BadInput(f"trial {number} of study {stored.study_name} is not complete; the best one is {best}")
+    chosen = best if number is None else number
+    facts = searching.facts_of(ranked[chosen])
+    return chosen if facts is None or facts.reused_from is None else facts.reused_from
+
+
 def run_tags(stored: "optuna.Study", key: str) -> dict[str, str]:
     """Return the tags by which MLflow finds a run of a study: two studies of one name may share a server."""
     return {"fttune.run": key, STUDY_ID: str(stored.user_attrs[searching.ID])}

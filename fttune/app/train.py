@@ -81,14 +81,19 @@ def prepare_in(
     experiment: Experiment,
     *,
     evaluation: CrossValidation | None = None,
+    train_on_val: bool = False,
     before: tuple[str, ...] = (),
 ) -> Inputs:
-    """Return a recipe's inputs, with folds where there is an `evaluation`; `before` are the experiments that wait for
-    this one as their weights."""
+    """Return a recipe's inputs, `evaluation` and `train_on_val` as in `prepare`.
+
+    `before` are the experiments that wait for this one as their weights.
+    """
     weights_file = None
     if experiment.backbone.weights.startswith("experiment:"):
         weights_file = _checkpoint_of(session, experiment.backbone.weights.partition(":")[2], before)
-    inputs = prepare(experiment, session.workspace, evaluation=evaluation, weights_file=weights_file)
+    inputs = prepare(
+        experiment, session.workspace, evaluation=evaluation, train_on_val=train_on_val, weights_file=weights_file
+    )
     for text in inputs.data.notices:
         session.notice(experiment.name, text)
     return inputs

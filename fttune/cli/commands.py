@@ -32,22 +32,38 @@ def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")]) ->
 @app.command()
 def train(
     file: Path,
+    final: Annotated[
+        bool, typer.Option("--final", help="FILE is a study: train its winner's recipe on train and val together.")
+    ] = False,
+    trial: Annotated[int | None, typer.Option(help="With --final: the number of another trial.")] = None,
     overrides: Set = None,
     plugins: Plugins = None,
     mlruns: Mlruns = None,
     cache_gb: CacheGb = None,
     as_json: Json = False,
 ) -> None:
-    """Train one experiment and track it in MLflow."""
-    from fttune.config import load_experiment
+    """Train one experiment and track it in MLflow; with --final, the winner of a study."""
+    from fttune.config import Study, load, load_experiment
+    from fttune.errors import BadInput
 
-    experiment = load_experiment(file, overrides or [])
+    if trial is not None and not final:
+        raise BadInput("--trial: belongs to --final, which trains a trial of a study; leave it out")
+    given = load(file, overrides or []) if final else load_experiment(file, overrides or [])
+    if final and not isinstance(given, Study):
+        raise BadInput(
+            f"{file}: is an experiment, but --final trains the winner of a study; name the study's YAML file"
+        )
+    from fttune.app.final import train_final
     from fttune.app.train import train as run
     from fttune.display import display
 
     with display() as show:
-        result = run(experiment, workspace=workspace_of(mlruns, plugins, cache_gb), display=show)
-    print_training(experiment, result, as_json)
+        workspace = workspace_of(mlruns, plugins, cache_gb)
+        if isinstance(given, Study):
+            result = train_final(given, trial=trial, workspace=workspace, display=show)
+        else:
+            result = run(given, workspace=workspace, display=show)
+    print_training(given.name, result, as_json)
 
 
 @app.command()

@@ -20,19 +20,19 @@ def model_text(name: str, entry: "KnownBackbone") -> str:
     return f"{name}: {entry.parameters:,} parameters; weights: {weights}\n  {len(entry.stages)} stages: {stages}"
 
 
-def print_training(experiment: "Experiment", result: "FineTuneResult", as_json: bool) -> None:
+def print_training(name: str, result: "FineTuneResult", as_json: bool) -> None:
     import json
 
     best = result.epochs[result.best_epoch - 1]
     if as_json:
         epochs = [{"epoch": ended.epoch, **ended.metrics} for ended in result.epochs]
         facts = {"trainable_parameters": result.trainable_parameters, "parameters": result.parameters}
-        found = {"experiment": experiment.name, "best_epoch": result.best_epoch, "value": result.value, **facts}
+        found = {"experiment": name, "best_epoch": result.best_epoch, "value": result.value, **facts}
         typer.echo(json.dumps({**found, "epochs": epochs, "step_losses": result.step_losses}))
         return
-    typer.echo(f"{experiment.name}: best epoch {result.best_epoch} of {len(result.epochs)}")
-    for name, value in best.metrics.items():
-        typer.echo(f"  {name:24s} {value:.4g}")
+    typer.echo(f"{name}: best epoch {result.best_epoch} of {len(result.epochs)}")
+    for metric, value in best.metrics.items():
+        typer.echo(f"  {metric:24s} {value:.4g}")
 
 
 def print_lr_range(experiment: "Experiment", found: "FoundRange", as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""The commands that use what was found: list, confirm, export, predict."""
+"""The commands that use what was found: list, confirm, compare, export, predict."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -56,10 +56,31 @@ def confirm(
 
 
 @app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="STUDY_A", help="A study's YAML file, an experiment's, or a run id.")],
+    second: Annotated[str, typer.Argument(metavar="STUDY_B", help="Likewise.")],
+    overrides: Set = None,
+    mlruns: Mlruns = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two studies by their winners, or runs by their validation metric; the test split stays closed."""
+    import re
+
+    from fttune.config import load
+
+    named = [one if re.fullmatch("[0-9a-f]{32}", one) else load(one, overrides or []) for one in (first, second)]
+    from fttune.app.compare import compare as run
+
+    found = run(named[0], named[1], workspace=workspace_of(mlruns))
+    typer.echo(found.as_json() if as_json else found.as_text())
+
+
+@app.command()
 def export(
     file: Annotated[Path, typer.Argument(metavar="STUDY", help="The study's YAML file.")],
     kind: Annotated[Kind, typer.Option("--as", help="The recipe, its weights, or the model.")],
     trial: Annotated[int | None, typer.Option(help="The number of a complete trial; default: the best one.")] = None,
+    final: Annotated[bool, typer.Option("--final", help="The model of `fttune train --final` in its place.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: STUDY-TRIAL with a suffix.")] = None,
     overrides: Set = None,
     plugins: Plugins = None,
@@ -71,7 +92,7 @@ def export(
     study = load_study(file, overrides or [])
     from fttune.app.export import export as run
 
-    typer.echo(run(study, kind, trial=trial, out=out, workspace=workspace_of(mlruns, plugins)))
+    typer.echo(run(study, kind, trial=trial, final=final, out=out, workspace=workspace_of(mlruns, plugins)))
 
 
 @app.command()

@@ -70,6 +70,11 @@ class Experiment(Section):
         return {**fields, "optimizer.lr": self.optimizer.learning_rate}
 
 
+def as_param(value: Any) -> str:
+    """Return how MLflow stores the value of a param."""
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the leaves of nested dicts by dotted path: `{"a": {"b": 1}} -> {"a.b": 1}`."""
     flat: dict[str, Any] = {}

@@ -20,7 +20,7 @@ from fttune.data.listing import Sample, lines, natural, some
 from fttune.data.shift import changes_pixels, shift_images, shift_labels
 from fttune.data.sources import list_samples, shipped_test_samples, ships_test
 from fttune.data.splits import Splits, limit_per_class, split_samples
-from fttune.data.store import decoded, derived, store_key
+from fttune.data.store import decoded, derived, merged, store_key
 from fttune.data.views import with_views
 from fttune.errors import DataError
 
@@ -39,13 +39,17 @@ class _Read:
     unreadable: Mapping[str, str]
 
 
-def load_data(data: Data, geometry: Geometry, *, cache: Path, root: Path, arrays: ArrayCache) -> ImageData:
+def load_data(
+    data: Data, geometry: Geometry, *, cache: Path, root: Path, arrays: ArrayCache, train_on_val: bool = False
+) -> ImageData:
     """Return the images of train and val, decoded once and memory-mapped from `arrays`, with labels and classes.
 
     `data.path` is relative to `root`; downloads lie below `cache`. With `data.augment: standard`
     the training images are the central squares of side `geometry.resize`, all others of side `geometry.image_size`;
     with `{views: V}` they are V views of each image.
     `data.shift` changes both splits; `data.also_evaluate` adds validation images under shifts of their own.
+    With `train_on_val` all samples of both splits train, in the order of their names, and there is no `val`; nothing is
+    decoded anew for it, and the fingerprint is that of the data as they are split.
 
     Raises:
         DataError: a missing path, a broken table, classes or splits that cannot be used, unreadable images.
@@ -58,10 +62,14 @@ def load_data(data: Data, geometry: Geometry, *, cache: Path, root: Path, arrays
         raise DataError("data.also_evaluate needs a validation split, but data.split.val is 0; give it a share")
     train_side = geometry.resize if data.crops else geometry.image_size
     train = _read(splits.train, geometry, train_side, arrays)
-    val = _read(splits.val, geometry, geometry.image_size, arrays) if splits.val else None
+    val_side = train_side if train_on_val else geometry.image_size
+    val = _read(splits.val, geometry, val_side, arrays) if splits.val else None
     skipped = _skipped({**train.unreadable, **(val.unreadable if val else {})}, data.on_bad_image)
     if skipped:
         _require_all_classes(splits, train, val)
+    content = fingerprint(classes, train=_contents(train), val=_contents(val), test=splits.test)
+    if train_on_val and val:
+        train, val = _merged(train, val, geometry, train_side, arrays), None
     part = partial(_part, classes=classes, arrays=arrays)
     also = {name: part(val, evaluation.shift) for name, evaluation in (data.also_evaluate or {}).items() if val}
     train_part, val_part = part(train, data.shift), part(val, data.shift) if val else None
@@ -72,9 +80,7 @@ def load_data(data: Data, geometry: Geometry, *, cache: Path, root: Path, arrays
         train=train_part,
         val=val_part,
         n_test=len(splits.test),
-        fingerprint=_shifted_fingerprint(
-            fingerprint(classes, train=_contents(train), val=_contents(val), test=splits.test), data.shift
-        ),
+        fingerprint=_shifted_fingerprint(content, data.shift),
         notices=(*listing.notices, *skipped, *arrays.notices),
         also=also,
     )
@@ -192,6 +198,16 @@ def _read(samples: tuple[Sample, ...], geometry: Geometry, side: int, arrays: Ar
     kept_hashes = tuple(digest for _, digest in kept)
     key = store_key(kept_hashes, geometry, side)
     return _Read(tuple(s for s, _ in kept), kept_hashes, store.images, key, unreadable)
+
+
+def _merged(train: _Read, val: _Read, geometry: Geometry, side: int, arrays: ArrayCache) -> _Read:
+    """Return the samples of both, decoded with the same side, in the natural order of their names."""
+    both = [*zip(train.samples, train.hashes, strict=True), *zip(val.samples, val.hashes, strict=True)]
+    order = sorted(range(len(both)), key=lambda index: natural(both[index][0].name))
+    samples, hashes = tuple(both[index][0] for index in order), tuple(both[index][1] for index in order)
+    key = store_key(hashes, geometry, side)
+    images = merged(train.images, val.images, order, key=f"decoded/{key}", arrays=arrays)
+    return _Read(samples, hashes, images, key, {**train.unreadable, **val.unreadable})
 
 
 def _skipped(unreadable: Mapping[str, str], on_bad_image: str) -> tuple[str, ...]:

@@ -71,6 +71,23 @@ def derived(images: Pixels, change: Callable[[Pixels], Pixels], *, key: str, arr
     return arrays.obtain({key: Spec(images.shape, np.uint8)}, fill)[key].array
 
 
+def merged(first: Pixels, second: Pixels, order: Sequence[int], *, key: str, arrays: ArrayCache) -> Pixels:
+    """Return the rows of two decoded arrays in an order, from `arrays`; copied a few at a time when it is not there.
+
+    `order` (n,) counts the rows of `first` from 0, and then those of `second`. The key is what `decoded` would give the
+    result, so that what is decoded once serves either way.
+    """
+    step = max(1, _CHUNK_BYTES // int(np.prod(first.shape[1:])))
+
+    def fill(rows: Rows) -> None:
+        for start in range(0, len(order), step):
+            picked = [first[i] if i < len(first) else second[i - len(first)] for i in order[start : start + step]]
+            rows.append(key, np.stack(picked))
+        rows.note(key, {})  # all of them are readable
+
+    return arrays.obtain({key: Spec((len(order), *first.shape[1:]), np.uint8)}, fill)[key].array
+
+
 def store_key(hashes: Sequence[str], geometry: Geometry, side: int) -> str:
     """Return the sha256 of all that decides the pixels, the decoding libraries too, in hex."""
     libraries = [features.version(name) for name in _DECODERS]

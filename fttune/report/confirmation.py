@@ -82,14 +82,20 @@ class Confirmation:
 
     def _record(self, one: Confirmed) -> dict[str, Any]:
         finite = [value for value in one.val if value is not None]
-        val = _spread(finite) if len(finite) == len(one.val) else f"diverged under {len(one.val) - len(finite)} seeds"
-        test = {f"test/{self.test_metric}": _spread(one.test) if one.test else "-"} if self.opened else {}
+        val = spread(finite) if len(finite) == len(one.val) else f"diverged under {len(one.val) - len(finite)} seeds"
+        test = {f"test/{self.test_metric}": spread(one.test) if one.test else "-"} if self.opened else {}
         kind = {"baseline": "yes" if one.baseline else "-"}
         size = {"trainable_parameters": one.trainable_parameters}
         return {"trial": one.trial, **kind, **one.params, self.metric: val, **test, **size}
 
 
-def _spread(values: "tuple[float, ...] | list[float]") -> str:
+def prediction_column(candidate: str, seed: int) -> str:
+    """Return which column of the logged predictions holds those of a candidate under a seed."""
+    return f"{candidate} seed {seed}"
+
+
+def spread(values: "tuple[float, ...] | list[float]") -> str:
+    """Return the mean of values over seeds, and its interval where there are two or more."""
     found = interval(values)
     around = f" ({found.low:.4g} .. {found.high:.4g})" if len(values) > 1 else ""
     return f"{found.mean:.4g}{around}"

@@ -18,9 +18,12 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from filelock import FileLock
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 
+from fttune.config.experiment import as_param
 from fttune.errors import StoreError
 from fttune.training.events import (
     STUDY_ID,
@@ -43,6 +46,7 @@ STATUS = {
 }
 MAX_BATCH = 100  # params or tags of one request
 MAX_METRICS = 800
+MAX_FOUND = 1000  # runs of one look
 
 
 @dataclass
@@ -99,26 +103,48 @@ class MlflowStore:
 
     def find_run(self, experiment: str, tags: Mapping[str, str], *, status: str | None = None) -> Run | None:
         """Return the newest run of an experiment that carries all the tags."""
+        return next(iter(self.find_runs(experiment, tags, status=status, limit=1)), None)
+
+    def find_runs(
+        self, experiment: str, tags: Mapping[str, str], *, status: str | None = None, limit: int = MAX_FOUND
+    ) -> list[Run]:
+        """Return the runs of an experiment that carry all the tags, the newest first."""
         found = self.client.get_experiment_by_name(experiment)
         if found is None:
-            return None
+            return []
         wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
         wanted += [f"attributes.status = '{status}'"] if status else []
-        runs = self.client.search_runs([found.experiment_id], " and ".join(wanted), max_results=1)
-        return runs[0] if runs else None
+        return list(self.client.search_runs([found.experiment_id], " and ".join(wanted), max_results=limit))
+
+    def get_run(self, run_id: str) -> Run | None:
+        """Return the run of an id, None when there is none, or it was deleted."""
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                raise
+            return None
+        return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
     def find_checkpoint(self, experiment: str, tags: Mapping[str, str]) -> Path | None:
         """Return `best.safetensors` of the newest finished run with these tags, as a local file; None if it is gone."""
         run = self.find_run(experiment, tags, status="FINISHED")
         if run is None:
             return None
+        about, file = (self.file_of(run, f"checkpoint/best{suffix}") for suffix in (".json", ".safetensors"))
+        return file if about else None
+
+    def file_of(self, run: Run, path: str) -> Path | None:
+        """Return a file among a run's artifacts as a local one; None if it is gone."""
         uri = urlsplit(run.info.artifact_uri)
         if uri.scheme == "file":
-            file = Path(url2pathname(uri.path)) / "checkpoint" / "best.safetensors"
-            return file if file.is_file() and file.with_suffix(".json").is_file() else None
+            file = Path(url2pathname(uri.path)) / path
+            return file if file.is_file() else None
+        if path not in {one.path for one in self.client.list_artifacts(run.info.run_id, path.rpartition("/")[0])}:
+            return None
         folder = self.artifacts.parent / "cache" / "checkpoints" / run.info.run_id
         folder.mkdir(parents=True, exist_ok=True)
-        return Path(self.client.download_artifacts(run.info.run_id, "checkpoint", str(folder))) / "best.safetensors"
+        return Path(self.client.download_artifacts(run.info.run_id, path, str(folder)))
 
     def comparison(self, experiment: str, keys: list[str], tags: Mapping[str, str]) -> str | None:
         """Return the path of MLflow's page that compares the runs of these keys and tags, None when there are none."""
@@ -147,7 +173,7 @@ class MlflowStore:
             tags = {**event.tags, **pending.stored, RUN: key, **parent}
             run = self.client.create_run(self._experiment(event.experiment), run_name=event.name, tags=tags)
         self._runs[key] = run
-        pending.params += [Param(n, _param(value)) for n, value in event.params.items() if n not in run.data.params]
+        pending.params += [Param(n, as_param(value)) for n, value in event.params.items() if n not in run.data.params]
 
     def _points(self, key: str, event: EpochEnded) -> list[Metric]:
         """Return the points of an epoch, none when an earlier process logged them: MLflow would keep both."""
@@ -260,12 +286,6 @@ def _linked(source: Path, target: Path) -> bool:
     except OSError:  # another file system, or one without links
         return False
     return True
-
-
-def _param(value: Any) -> str:
-    if isinstance(value, tuple | list):
-        return ", ".join(str(item) for item in value)
-    return str(value)
 
 
 def save_model(folder: Path, checkpoint: Path, *, image_size: int, plugins: Sequence[Path] = ()) -> None:

@@ -17,7 +17,7 @@ from fttune.training.loop import train_mode, try_smallest_batch
 from fttune.training.run import prepare_run
 from fttune.training.training import Solo, Training, monitored, require_validation
 
-Verdict = Literal["go", "prune", "pause"]  # on a training after an epoch
+Verdict = Literal["go", "stop", "prune", "pause"]  # on a training after an epoch; stop ends it as complete
 
 
 @dataclass(frozen=True)

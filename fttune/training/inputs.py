@@ -97,12 +97,14 @@ def prepare(
     workspace: Workspace,
     *,
     evaluation: CrossValidation | None = None,
+    train_on_val: bool = False,
     weights_file: Path | None = None,
     module: nn.Module | None = None,
 ) -> Inputs:
     """Return the inputs of a recipe; `weights_file` stands in for `experiment:<name>`, `module` for the backbone.
 
-    With `evaluation` they have folds, and are those of the first one.
+    With `evaluation` they have folds, and are those of the first one. With `train_on_val` the validation samples train
+    too, and nothing validates.
 
     Raises:
         BadInput: the backbone is not to be had, or its stages do not allow the policy (PolicyRefused).
@@ -120,7 +122,10 @@ def prepare(
     arrays = ArrayCache(workspace.arrays, workspace.cache_bytes)
     places = {"cache": workspace.cache, "root": workspace.root}
     folds = load_folds(experiment.data, geometry, evaluation, arrays=arrays, **places) if evaluation else None
-    data = folds.data[0] if folds else load_data(experiment.data, geometry, arrays=arrays, **places)
+    if folds is not None:
+        data = folds.data[0]
+    else:
+        data = load_data(experiment.data, geometry, arrays=arrays, train_on_val=train_on_val, **places)
     arrays.notices.clear()  # they are the data's now
     # What a module in hand computes is known by no name.
     activations = Activations(arrays if module is None else None)

@@ -12,7 +12,6 @@ from fttune.app import confirm as confirming
 from fttune.app.confirm import candidates, confirm
 from fttune.config import Study
 from fttune.config.workspace import Workspace
-from fttune.data import ImageData, load
 from fttune.errors import BadInput, StudyChanged
 from fttune.report.confirmation import Confirmation
 from fttune.training import fine_tune, prepare
@@ -143,26 +142,6 @@ def test_a_pruned_baseline_is_confirmed_too(tmp_path):
     stored = fttune.search(study, workspace=workspace)
     assert stored.trials[0].state.name == "PRUNED"
     assert [t.number for t in candidates(study, stored) if t.number == 0] == [0]
-
-
-def test_neither_search_nor_train_reads_a_sample_of_the_test_split(tmp_path, monkeypatch):
-    study, workspace = made(tmp_path)
-    sealed: list[str] = []
-    divided = load.split_samples
-
-    def noted(*arguments):
-        splits = divided(*arguments)
-        sealed.extend(sample.name for sample in splits.test)
-        for sample in splits.test:
-            (tmp_path / "pictures" / sample.name).write_bytes(b"whoever opens this fails")
-        return splits
-
-    monkeypatch.setattr(load, "split_samples", noted)
-    fttune.search(study, workspace=workspace)
-    fttune.app.train.train(study.experiment, workspace=workspace)
-    assert len(set(sealed)) == 18
-    data: ImageData = prepare(study.experiment, workspace).data
-    assert not set(sealed) & {*data.train.names, *data.val.names}
 
 
 def test_what_cannot_be_confirmed_is_refused(tmp_path):

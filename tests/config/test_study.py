@@ -12,6 +12,8 @@ from fttune.config.sections import VAL_METRICS
 
 from .examples import ABSENT, experiment, study, study_fields
 
+PRUNER_TYPES = "median, successive_halving, hyperband, wilcoxon, none"
+
 LR = {"type": "float", "low": 0.001, "high": 0.1, "log": True}
 MOMENTUM = {"type": "float", "low": 0.0, "high": 0.99}
 DEPTH = {"type": "int", "low": 0, "high": 4}
@@ -86,9 +88,9 @@ FIELDS = [
         "pruner.type",
         ["median", "successive_halving", "hyperband", "none"],
         {
-            "mean": "must be one of median, successive_halving, hyperband, wilcoxon, none, got 'mean'; did you mean 'median'?",
-            None: "must be one of median, successive_halving, hyperband, wilcoxon, none, got None; did you mean 'none'?",
-            5: "must be one of median, successive_halving, hyperband, wilcoxon, none, got 5",
+            "mean": f"must be one of {PRUNER_TYPES}, got 'mean'; did you mean 'median'?",
+            None: f"must be one of {PRUNER_TYPES}, got None; did you mean 'none'?",
+            5: f"must be one of {PRUNER_TYPES}, got 5",
         },
     ),
     ("space", [], {None: "must be a mapping of fields, got None", 5: "must be a mapping of fields, got 5"}),

@@ -1,5 +1,6 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,17 @@ def test_every_yaml_example_of_the_docs_is_valid(name: str, block: str, tmp_path
         return
     file.write_text(block)
     assert isinstance(load(file), Experiment if "task:" in block else Study), name
+
+
+def test_the_guides_own_objective_runs_in_plain_optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)
+    (program,) = [block for block in blocks if "create_study" in block]
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    assert len(names["study"].trials) == 4
+    assert names["study"].best_value > 0.1, "better than a guess"
 
 
 def test_every_field_stands_in_the_guide() -> None:

@@ -20,14 +20,18 @@ from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
 from fttune.training import CheckpointFolder, FineTuneResult, Inputs, check_recipe, prepare
 from fttune.training import fine_tune as run_recipe
-from fttune.training.events import EventLog, Notice, RunClosed, RunOpened
+from fttune.training.events import EpochEnded, EventLog, Notice, RunClosed, RunOpened
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 def fine_tune(
-    experiment: Experiment, *, workspace: Workspace | None = None, backbone: "nn.Module | None" = None
+    experiment: Experiment,
+    *,
+    workspace: Workspace | None = None,
+    backbone: "nn.Module | None" = None,
+    prune: Callable[[EpochEnded], bool] = lambda _: False,
 ) -> FineTuneResult:
     """Train a recipe and return what it found, without tracking.
 
@@ -39,6 +43,7 @@ def fine_tune(
         backbone: a model of one's own in place of the recipe's backbone and its weights. It carries `stages` (names to
             lists of dotted paths, from the input to the output) and `head` (the dotted path of its last layer). A copy
             of it trains, from the weights that it has now.
+        prune: is told every epoch with its metrics; True ends the training, as `pruned`.
 
     Raises:
         BadInput: data, weights or device cannot be used.
@@ -49,8 +54,8 @@ def fine_tune(
         inputs = prepare(experiment, workspace, module=backbone)
         assert inputs.architecture is not None, "a module brings its own"
         own = {"backbone.name": inputs.architecture.name, "backbone.weights": "none"}
-        return run_recipe(experiment.replace(own), inputs)
-    return run_recipe(experiment, untracked_inputs(experiment, workspace))
+        return run_recipe(experiment.replace(own), inputs, prune=prune)
+    return run_recipe(experiment, untracked_inputs(experiment, workspace), prune=prune)
 
 
 def untracked_inputs(experiment: Experiment, workspace: Workspace, *, display: Display | None = None) -> Inputs:

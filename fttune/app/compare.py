@@ -18,7 +18,7 @@ from fttune.app.session import Session, open_session
 from fttune.app.studies import is_finished, run_tags, stored_study
 from fttune.config import Experiment, Study
 from fttune.config.experiment import as_param
-from fttune.config.fingerprint import DATA, NO_INFLUENCE
+from fttune.config.fingerprint import DATA, FOLDS, NO_INFLUENCE
 from fttune.config.sections import VAL_METRICS
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput
@@ -99,7 +99,7 @@ def _mismatches(first: str, ours: _Data, second: str, theirs: _Data) -> Iterator
         named["classes"] = ours.classes, theirs.classes
     differing = {name: values for name, values in named.items() if values[0] != values[1]}
     for name, (one, other) in differing.items():
-        what = next((w for w in ("split", "classes") if w in name), "data")
+        what = next((w for w in ("split", "classes", "evaluation") if w in name), "data")
         yield f"{name}: {first} has {one}, {second} has {other}; {_REMEDIES[what]}"
     if not differing:
         short = ours.content[:12], theirs.content[:12]
@@ -108,6 +108,7 @@ def _mismatches(first: str, ours: _Data, second: str, theirs: _Data) -> Iterator
 
 _REMEDIES = {
     "split": "samples that one trains on would judge the other; give both the same data.split",
+    "evaluation": "give both the same folds",
     "classes": "give both the same data.classes",
     "data": "use the same images and labels for both",
 }
@@ -115,7 +116,7 @@ _REMEDIES = {
 
 def _decides_content(field: str) -> bool:
     plain = ("data.source", "data.path", "data.classes", "data.limit_per_class", "data.on_bad_image")
-    return field in plain or field.startswith(("data.split.", "data.shift"))
+    return field in plain or field.startswith(("data.split.", "data.shift", "evaluation."))
 
 
 def _study_side(study: Study, stored: "optuna.Study", session: Session) -> tuple[Side, _Data]:
@@ -148,7 +149,11 @@ def _study_side(study: Study, stored: "optuna.Study", session: Session) -> tuple
         notes=tuple(notes),
     )
     fields = {key: as_param(value) for key, value in study.experiment.params().items()}
-    content = str(stored.user_attrs[searching.IDENTITY][f"experiment.{DATA}"])
+    identity = stored.user_attrs[searching.IDENTITY]
+    content = str(identity[f"experiment.{DATA}"])
+    if study.evaluation is not None:
+        content += str(identity[FOLDS])
+        fields |= {f"evaluation.{key}": str(value) for key, value in study.evaluation}
     return side, _Data(content, fields, parent.data.tags.get(CLASSES) if parent else None)
 
 

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 import fttune
-from fttune.config import Study
+from fttune.config import Study, load_study
 from fttune.config.data import CrossValidation
 from fttune.config.workspace import Workspace
-from fttune.errors import Interrupted, StudyChanged
+from fttune.errors import BadInput, Interrupted, StudyChanged
 from fttune.training import fine_tune, prepare
 from fttune.training.events import EpochEnded
-from tests.recipes import tiny_study, write_experiment
+from tests.recipes import tiny_study, write_experiment, write_study
 from tests.stored import history_of, runs_of
 
 FOLDS = 3
@@ -131,3 +131,17 @@ def test_a_confirmation_validates_each_seed_on_the_next_fold(tmp_path: Path, wor
     expected = [by_hand(study, workspace, values, seed=seed)[(seed - 1) % FOLDS] for seed in (1, 2, 3, 4)]
     assert one.val == pytest.approx(expected, abs=1e-6)
     assert len(one.test) == 4
+
+
+def test_studies_of_other_folds_are_not_compared_and_a_winner_is_trained_without_any(
+    tmp_path: Path, workspace: Workspace
+) -> None:
+    three = cross_validated(tmp_path, budget__n_trials=1)
+    four = load_study(write_study(tmp_path, "other", evaluation={"folds": 4}, budget__n_trials=1))
+    for study in (three, four):
+        fttune.search(study, workspace=workspace)
+    with pytest.raises(BadInput, match=r"evaluation.folds: tiny has 3, other has 4; give both the same folds"):
+        fttune.compare(three, four, workspace=workspace)
+    assert fttune.train_final(three, workspace=workspace).epochs
+    sizes = runs_of(workspace.mlflow_uri).set_index("tags.fttune.kind")["tags.fttune.data.val"]
+    assert sizes["final"] == "0"

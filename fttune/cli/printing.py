@@ -7,6 +7,7 @@ import typer
 if TYPE_CHECKING:
     import optuna
 
+    from fttune.app.init import Begun
     from fttune.app.lr_range import FoundRange
     from fttune.config import Experiment, Study
     from fttune.config.known import KnownBackbone
@@ -80,3 +81,20 @@ def print_study(study: "Study", stored: "optuna.Study", as_json: bool) -> None:
     typer.echo(f"best five by {study.metric}:\n{as_text(table(complete[:5]))}")
     if path:
         typer.echo(f"compare them in MLflow: run `fttune ui`, then open http://127.0.0.1:5000{path}")
+
+
+def print_begun(found: "Begun", as_json: bool) -> None:
+    import json
+
+    from fttune.report.survey import survey_record, survey_text
+
+    chosen, files = found.chosen, {"experiment": str(found.experiment), "study": str(found.study)}
+    if as_json:
+        facts = {"train": chosen.train, "val": chosen.val, "backbone": chosen.backbone.value}
+        typer.echo(json.dumps({**files, **facts, **survey_record(found.survey, chosen.imbalance)}))
+        return
+    typer.echo(survey_text(found.survey, chosen.imbalance))
+    typer.echo(f"\nwritten: {found.experiment}\nwritten: {found.study}")
+    typer.echo(
+        f"next: fttune validate studies/{chosen.name}.yaml --probe\n      fttune search studies/{chosen.name}.yaml"
+    )

@@ -7,10 +7,12 @@ from fttune.data.image_data import Geometry, ImageData, Part
 from fttune.data.images import Unreadable
 from fttune.data.load import has_test, load_data, open_test
 from fttune.data.rows import Rows, Spec, Stored
+from fttune.data.survey import Copies, Survey, imbalance, look
 from fttune.data.views import with_views
 
 __all__ = [
     "ArrayCache",
+    "Copies",
     "Geometry",
     "ImageData",
     "NoRoom",
@@ -18,13 +20,16 @@ __all__ = [
     "Rows",
     "Spec",
     "Stored",
+    "Survey",
     "Unreadable",
     "augment",
     "decode_files",
     "has_test",
     "image_files",
+    "imbalance",
     "in_memory",
     "load_data",
+    "look",
     "open_test",
     "with_views",
 ]

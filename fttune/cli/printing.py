@@ -1,5 +1,7 @@
 """What commands print: text for people, JSON for scripts."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from fttune.app.lr_range import FoundRange
     from fttune.config import Experiment, Study
     from fttune.config.known import KnownBackbone
+    from fttune.report.plan import Plan
     from fttune.training import FineTuneResult
 
 
@@ -98,3 +101,22 @@ def print_begun(found: "Begun", as_json: bool) -> None:
     typer.echo(
         f"next: fttune validate studies/{chosen.name}.yaml --probe\n      fttune search studies/{chosen.name}.yaml"
     )
+
+
+def print_valid(files: "Mapping[Path, Experiment | Study]", as_json: bool) -> None:
+    import json
+
+    from fttune.config import Study
+
+    trials = {file: one.total_trials if isinstance(one, Study) else None for file, one in files.items()}
+    if as_json:
+        kinds = ["experiment" if count is None else "study" for count in trials.values()]
+        lines = zip(trials.items(), kinds, strict=True)
+        typer.echo(json.dumps([{"file": str(file), "kind": kind, "trials": count} for (file, count), kind in lines]))
+        return
+    for file, count in trials.items():
+        typer.echo(f"{file}: ok ({'experiment' if count is None else f'study, {count} trials'})")
+
+
+def print_plan(plan: "Plan", as_json: bool) -> None:
+    typer.echo(plan.as_json() if as_json else plan.as_text())

@@ -56,10 +56,11 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
     return _build(Study, path, raw, problems, _rules_of_study)
 
 
-def load(path: Path | str) -> Experiment | Study:
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Experiment | Study:
     """Return what a file holds: a study when it has a `space`, `experiment` or `budget`. Raises ConfigError."""
     raw = _mapping(Path(path))
-    return load_study(path) if {"space", "experiment", "budget"} & raw.keys() else load_experiment(path)
+    read = load_study if {"space", "experiment", "budget"} & raw.keys() else load_experiment
+    return read(path, overrides)
 
 
 def find_experiment(name: str, root: Path) -> Path:

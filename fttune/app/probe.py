@@ -27,7 +27,7 @@ from fttune.training import Inputs, check_recipe, choose_device, prepare
 from fttune.training.probe import FrozenPass, Measured, measure, measure_pass
 
 STORES_BYTES = 100_000_000  # by which a search's peak was above the probe's: MLflow and Optuna (docs/log.md)
-RESTLESS = 3.0
+RESTLESS = 1.5  # times as long as the quickest of equal updates
 COSTLY = ("backbone.", "data.", "freeze.", "training.batch_size", "training.epochs", "training.precision")
 Say = Callable[[str], None]
 
@@ -134,8 +134,8 @@ def _plan(config: Experiment | Study, probed: _Probed, workspace: Workspace) -> 
         notes.append(f"times are without pruning, which makes them shorter (pruner: {config.pruner.type})")
     if (unrest := max(one.unrest for one in probed.measured.values())) > RESTLESS:
         notes.append(
-            f"the machine was busy: equal updates took up to {unrest:.0f} times as long as the quickest, "
-            "which counts here"
+            f"the machine was busy: equal updates took up to {unrest:.1f} times as long as the quickest, "
+            "which counts here; expect it to take longer"
         )
     shared = estimate.total_seconds(depths, work, once, shared=True)
     return Plan(

@@ -15,6 +15,7 @@ from benchmarks.cold import memory_mib
 from benchmarks.pictures import picture_folder
 from benchmarks.plain_study import PlainStudy, Plan, run_study
 from benchmarks.plain_training import Recipe, Task, Trainer, accuracy_on_test
+from benchmarks.probe_accuracy import trials_seconds
 from benchmarks.small_tasks import STAGES
 from benchmarks.study_vs_plain import (
     COMPARED,
@@ -27,6 +28,7 @@ from benchmarks.study_vs_plain import (
     stored_metrics,
     timed_trials,
 )
+from fttune.app.estimate import TRIAL_SECONDS
 from fttune.models.cifar_resnet import cifar_resnet8
 
 
@@ -138,3 +140,11 @@ def test_results_that_were_cut_off_are_passed_over_and_others_are_found_by_key(
 
 def test_memory_of_a_process_that_has_ended_is_none() -> None:
     assert math.isnan(memory_mib(2**30)) or memory_mib(2**30) == 0.0
+
+
+def test_trials_of_a_plan_take_the_epochs_of_their_depths() -> None:
+    stages = [
+        {"unfrozen_stages": depth, "epoch_seconds": seconds} for depth, seconds in ((0, 1.0), (1, None), (2, 3.0))
+    ]
+    plan = {"epochs": 5, "stages": stages}
+    assert trials_seconds(plan, [0, 2, 2]) == pytest.approx(5 * (1 + 3 + 3) + 3 * TRIAL_SECONDS)

@@ -40,6 +40,7 @@ def test_help_and_validate_import_nothing_heavy(tmp_path: Path) -> None:
     study = write_study(tmp_path)
     assert modules_after("--help", cwd=tmp_path) == (0, set())
     assert modules_after("validate", str(study), cwd=tmp_path) == (0, set())
+    assert modules_after("validate", str(study), "--json", "--set", "batch=1", cwd=tmp_path) == (0, set())
 
 
 def test_bad_yaml_is_found_before_anything_heavy_is_imported(tmp_path: Path) -> None:

@@ -20,11 +20,7 @@ from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, FttuneError, Interrupted
 from fttune.report.folds import write_folds
 from fttune.searching import Asked, Outcome
-from fttune.training import (
-    check_recipe,
-    choose_device,
-    library_versions,
-)
+from fttune.training import Inputs, check_recipe, choose_device, library_versions
 from fttune.training.events import STUDY_ID, FileSaved, ModelSaved, RunClosed, RunOpened, StudyProgress
 
 if TYPE_CHECKING:
@@ -55,9 +51,7 @@ def search(
     workspace = workspace or Workspace.at()
     with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
         inputs = prepare_in(session, study.experiment, evaluation=study.evaluation)
-        if inputs.data.val is None:
-            raise BadInput("a search chooses by the validation split, but data.split.val is 0; give it a share")
-        check_recipe(_deepest(study), inputs, monitor=study.metric)
+        require_searchable(study, inputs)
         identity = identity_of(study, inputs)
         with searching.study_lock(study.name, locks=workspace.locks), delivered_on_interruption(session):
             session.uploader.open()  # refuses a store that cannot be used, before any work
@@ -85,6 +79,13 @@ def best_experiment(study: Study, stored: "optuna.Study") -> Experiment:
     if not best:
         raise BadInput(f"study {stored.study_name} has no complete trial yet")
     return study.recipe(best[0].params).replace({"training.monitor": study.metric})
+
+
+def require_searchable(study: Study, inputs: Inputs) -> None:
+    """Refuse what no trial of a study can train on, before anything is written. Raises BadInput."""
+    if inputs.data.val is None:
+        raise BadInput("a search chooses by the validation split, but data.split.val is 0; give it a share")
+    check_recipe(_deepest(study), inputs, monitor=study.metric)
 
 
 def _deepest(study: Study) -> Experiment:

@@ -13,7 +13,7 @@ from fttune.app.session import Session
 from fttune.app.train import inputs_key, result_metrics, shared_inputs
 from fttune.config import Experiment, Study
 from fttune.config.depth import DEPTH, resolved_depth
-from fttune.config.distributions import Categorical, Int
+from fttune.config.distributions import Categorical, Float, Int
 from fttune.config.experiment import flatten
 from fttune.errors import Diverged, FttuneError, Interrupted
 from fttune.searching import Asked, Outcome
@@ -251,14 +251,20 @@ class Trials:
 
 def boundaries(study: Study, stages: int) -> frozenset[int]:
     """Return how many stages may stay frozen in a study that searches `unfrozen_stages`."""
+    return frozenset(stages - depth for depth in depths_of(study, stages) if depth < stages)
+
+
+def depths_of(study: Study, stages: int) -> list[int]:
+    """Return the numbers of unfrozen stages that a study's space holds, in ascending order; none where it has none."""
     depth = study.space.get(DEPTH)
     values: Iterable[Any] = ()
     if isinstance(depth, Int):
         values = range(depth.low, depth.high + 1, depth.step or 1)
     elif isinstance(depth, Categorical):
         values = depth.choices
-    found = (stages - resolved_depth(value, stages) for value in values)
-    return frozenset(number for number in found if number > 0)
+    elif isinstance(depth, Float):
+        values = range(resolved_depth(depth.low, stages), resolved_depth(depth.high, stages) + 1)
+    return sorted({resolved_depth(value, stages) for value in values})
 
 
 def _rest(asked: Asked) -> list[Asked]:

@@ -1,4 +1,4 @@
-"""The commands that work: validate, train, search, models, lr, ui."""
+"""The commands that work: train, search, models, lr, ui."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,25 +8,6 @@ import typer
 from fttune.cli.app import app
 from fttune.cli.options import CacheGb, Json, Mlruns, Plugins, Set, workspace_of
 from fttune.cli.printing import model_text, print_lr_range, print_study, print_training
-
-
-@app.command()
-def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")]) -> None:
-    """Check experiments and studies, every problem at once. Reads no data and needs no network."""
-    from fttune.config import Study, load
-    from fttune.errors import BadInput
-
-    failures = []
-    for file in files:
-        try:
-            loaded = load(file)
-        except BadInput as error:
-            failures.append(str(error))
-            continue
-        kind = f"study, {loaded.total_trials} trials" if isinstance(loaded, Study) else "experiment"
-        typer.echo(f"{file}: ok ({kind})")
-    if failures:
-        raise BadInput("\n".join(failures))
 
 
 @app.command()

@@ -1,5 +1,7 @@
 """What commands print: text for people, JSON for scripts."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -7,9 +9,11 @@ import typer
 if TYPE_CHECKING:
     import optuna
 
+    from fttune.app.init import Begun
     from fttune.app.lr_range import FoundRange
     from fttune.config import Experiment, Study
     from fttune.config.known import KnownBackbone
+    from fttune.report.plan import Plan
     from fttune.training import FineTuneResult
 
 
@@ -80,3 +84,39 @@ def print_study(study: "Study", stored: "optuna.Study", as_json: bool) -> None:
     typer.echo(f"best five by {study.metric}:\n{as_text(table(complete[:5]))}")
     if path:
         typer.echo(f"compare them in MLflow: run `fttune ui`, then open http://127.0.0.1:5000{path}")
+
+
+def print_begun(found: "Begun", as_json: bool) -> None:
+    import json
+
+    from fttune.report.survey import survey_record, survey_text
+
+    chosen, files = found.chosen, {"experiment": str(found.experiment), "study": str(found.study)}
+    if as_json:
+        facts = {"train": chosen.train, "val": chosen.val, "backbone": chosen.backbone.value}
+        typer.echo(json.dumps({**files, **facts, **survey_record(found.survey, chosen.imbalance)}))
+        return
+    typer.echo(survey_text(found.survey, chosen.imbalance))
+    typer.echo(f"\nwritten: {found.experiment}\nwritten: {found.study}")
+    typer.echo(
+        f"next: fttune validate studies/{chosen.name}.yaml --probe\n      fttune search studies/{chosen.name}.yaml"
+    )
+
+
+def print_valid(files: "Mapping[Path, Experiment | Study]", as_json: bool) -> None:
+    import json
+
+    from fttune.config import Study
+
+    trials = {file: one.total_trials if isinstance(one, Study) else None for file, one in files.items()}
+    if as_json:
+        kinds = ["experiment" if count is None else "study" for count in trials.values()]
+        lines = zip(trials.items(), kinds, strict=True)
+        typer.echo(json.dumps([{"file": str(file), "kind": kind, "trials": count} for (file, count), kind in lines]))
+        return
+    for file, count in trials.items():
+        typer.echo(f"{file}: ok ({'experiment' if count is None else f'study, {count} trials'})")
+
+
+def print_plan(plan: "Plan", as_json: bool) -> None:
+    typer.echo(plan.as_json() if as_json else plan.as_text())

@@ -58,8 +58,9 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Experiment | Study:
     """Return what a file holds: a study when it has a `space`, `experiment` or `budget`. Raises ConfigError."""
-    is_study = {"space", "experiment", "budget"} & _mapping(Path(path)).keys()
-    return load_study(path, overrides) if is_study else load_experiment(path, overrides)
+    raw = _mapping(Path(path))
+    read = load_study if {"space", "experiment", "budget"} & raw.keys() else load_experiment
+    return read(path, overrides)
 
 
 def find_experiment(name: str, root: Path) -> Path:

@@ -7,10 +7,12 @@ from fttune.data.image_data import Folds, Geometry, ImageData, Part
 from fttune.data.images import Unreadable
 from fttune.data.load import has_test, load_data, load_folds, open_test
 from fttune.data.rows import Rows, Spec, Stored
+from fttune.data.survey import Copies, Survey, imbalance, look
 from fttune.data.views import with_views
 
 __all__ = [
     "ArrayCache",
+    "Copies",
     "Folds",
     "Geometry",
     "ImageData",
@@ -19,14 +21,17 @@ __all__ = [
     "Rows",
     "Spec",
     "Stored",
+    "Survey",
     "Unreadable",
     "augment",
     "decode_files",
     "has_test",
     "image_files",
+    "imbalance",
     "in_memory",
     "load_data",
     "load_folds",
+    "look",
     "open_test",
     "with_views",
 ]

@@ -62,6 +62,24 @@ def load_weights(backbone: BackboneConfig, *, root: Path, file: Path | None = No
     return _from_torchvision(backbone)
 
 
+@dataclass(frozen=True)
+class Download:
+    """A file of published weights that is fetched when it is first needed, and the folder that it goes to."""
+
+    url: str
+    folder: Path
+
+
+def missing_download(backbone: str, weights: str) -> Download | None:
+    """Return what torchvision will have to fetch for published weights, None where the file is there already."""
+    found = _download(torchvision.models.get_model_weights(backbone)[weights])
+    return None if (found.folder / Path(found.url).name).is_file() else found
+
+
+def _download(enum: WeightsEnum) -> Download:
+    return Download(enum.url, Path(torch.hub.get_dir()) / "checkpoints")
+
+
 def weights_of_module(module: nn.Module) -> Weights:
     """Return the tensors that a module of one's own holds now, copied; their sha256 is their identity."""
     state = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
@@ -96,10 +114,10 @@ def _from_torchvision(backbone: BackboneConfig) -> Weights:
         with redirect_stdout(sys.stderr):  # torch announces a download on stdout, where results go
             state = enum.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
     except (OSError, HTTPException, *DAMAGED) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        file = _download(enum)
         raise WeightsError(
             f"the weights {backbone.weights} of {backbone.name} could not be downloaded or read ({reason(error)}). "
-            f"Put the file {Path(enum.url).name} into {folder} (in place of a damaged one), "
+            f"Put the file {Path(file.url).name} into {file.folder} (in place of a damaged one), "
             "or set backbone.weights: <file>"
         ) from error
     return Weights(state, str(enum), tuple(enum.meta["categories"]), _published_preprocessing(backbone.name, enum))

@@ -59,9 +59,11 @@ def choose_device(training: Training) -> Device:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a CUDA device has done all that it was given; others have when a call returns."""
+    """Wait until a device has done all that it was given; a CPU has when a call returns."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def best_device() -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from fttune.report.statistics import Difference, interval, not_distinguishable
+from fttune.report.statistics import Difference, not_distinguishable
 from fttune.report.table import as_text
+from fttune.report.wording import spread, times
 
 
 @dataclass(frozen=True)
@@ -77,19 +78,12 @@ class Confirmation:
         if len(equal) > 1:
             lines.append(f"not distinguishable by test/{self.test_metric}: {', '.join(equal)}")
             lines.append(f"the cheapest of these to train, and so recommended, is trial {self.recommended}")
-        times = "once" if len(self.opened) == 1 else f"{len(self.opened)} times"
-        return "\n".join([*lines, f"the test split was opened {times}: {', '.join(self.opened)}"])
+        return "\n".join([*lines, f"the test split was opened {times(len(self.opened))}: {', '.join(self.opened)}"])
 
     def _record(self, one: Confirmed) -> dict[str, Any]:
         finite = [value for value in one.val if value is not None]
-        val = _spread(finite) if len(finite) == len(one.val) else f"diverged under {len(one.val) - len(finite)} seeds"
-        test = {f"test/{self.test_metric}": _spread(one.test) if one.test else "-"} if self.opened else {}
+        val = spread(finite) if len(finite) == len(one.val) else f"diverged under {len(one.val) - len(finite)} seeds"
+        test = {f"test/{self.test_metric}": spread(one.test) if one.test else "-"} if self.opened else {}
         kind = {"baseline": "yes" if one.baseline else "-"}
         size = {"trainable_parameters": one.trainable_parameters}
         return {"trial": one.trial, **kind, **one.params, self.metric: val, **test, **size}
-
-
-def _spread(values: "tuple[float, ...] | list[float]") -> str:
-    found = interval(values)
-    around = f" ({found.low:.4g} .. {found.high:.4g})" if len(values) > 1 else ""
-    return f"{found.mean:.4g}{around}"

@@ -1,6 +1,6 @@
 """What a trial's setting means as an instruction."""
 
-from fttune.report.findings import Findings
+from fttune.report.findings import COUNTED, Findings
 from fttune.report.table import Setting
 
 HEAD_ALONE, ALL = "0", "all"
@@ -10,7 +10,7 @@ def advice(depth: str | None, findings: Findings) -> str | None:
     """Return what a depth means as an instruction, None when nothing of it is known."""
     if depth is None:
         return None
-    if findings.depth_field not in (None, "freeze.unfrozen_stages"):
+    if findings.depth_field not in (None, COUNTED):
         return f"set {findings.depth_field} to {depth}"
     if depth == HEAD_ALONE:
         return "train the head alone (no unfrozen stage)"

@@ -5,7 +5,7 @@ not confirmed says how it would be.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from fttune.report.advice import advice, rates
 from fttune.report.confirmation import Confirmation, Confirmed
-from fttune.report.findings import Findings
+from fttune.report.findings import COUNTED, Findings
 from fttune.report.ridge import Ridge, surface_of, trend
 from fttune.report.statistics import not_distinguishable
 from fttune.report.table import TrialRow, summary
@@ -181,7 +181,7 @@ def _sentences(
         yield from _searched(findings, chosen, margin)
     if undecided and not findings.confirmation:
         yield (
-            f"The best values at {listed(undecided)} {findings.depth_words} lie within that margin: "
+            f"The best values at {_named(undecided, findings)} lie within that margin: "
             "the search alone does not tell these depths apart."
         )
     if len(findings.complete) >= FEWEST:
@@ -196,7 +196,7 @@ def _headline(findings: Findings, chosen: TrialRow) -> str:
     said = ", with ".join(part for part in (what, with_rates) if part)
     if not what:
         said = f"train with {with_rates}" if with_rates else "use its recipe"
-    lead = "so far: " if _state(findings) in ("searching", "single") else ""
+    lead = "" if findings.confirmation or findings.is_finished else "so far: "
     text = f"{lead}{said}: this is trial {chosen.number}."
     return f"{text[0].upper()}{text[1:]}"
 
@@ -206,8 +206,10 @@ def _searched(findings: Findings, chosen: TrialRow, margin: float | None) -> Ite
     if len(findings.complete) < FEWEST:
         yield f"It is the only complete trial, with {value}: there is nothing to compare it with."
         return
-    whole = f"of {findings.total_trials} trials" if not findings.is_finished else "of a finished search"
-    yield f"Its {value} is the best of {summary(findings.rows)} {whole}."
+    of, counts = (
+        ("a finished search", "") if findings.is_finished else ("the trials so far", f", of {findings.total_trials}")
+    )
+    yield f"Its {value} is the best of {of} ({summary(findings.rows)}{counts})."
     if margin is not None:
         yield (
             f"By the chance of which {findings.val_images} images validate, a single value may be off by "
@@ -251,19 +253,28 @@ def _over_baselines(confirmation: Confirmation, chosen: Confirmed) -> Iterator[s
 
 
 def _rates(findings: Findings, by_depth: tuple[AtDepth, ...], ridges: tuple[Ridge, ...]) -> Iterator[str]:
-    words, tried = findings.depth_words, {row.setting.lr for row in findings.observed}
+    tried = {row.setting.lr for row in findings.observed}
     if not by_depth or len(tried) < FEWEST:
         return
     if not ridges:
-        yield "How the best lr depends on depth cannot be said yet: fewer than five trials at any depth."
+        yield "How the best lr depends on depth cannot be said yet: no depth has enough trials."
         return
-    said = [f"{rate(r.lr)} ({rate(r.low)} .. {rate(r.high)}) at {r.depth}" for r in (ridges[0], ridges[-1])]
+    said = [f"{rate(r.lr)} ({rate(r.low)} .. {rate(r.high)}) at {_named([r.depth], findings)}" for r in ridges]
     if len(ridges) == 1:
-        yield f"The best lr is about {said[0]} {words}, the only depth with enough trials to say (80 % of resamples)."
+        yield f"The best lr is about {said[0]}, the only depth with enough trials to say (80 % of resamples)."
+    elif findings.depth_field != COUNTED:
+        yield f"The best lr is about {listed(said)} (80 % of resamples)."
     elif (way := trend(ridges)) == "no clear trend":
-        yield f"The best lr shows no clear trend with {words}: {' and '.join(said)}, whose intervals overlap."
+        yield f"The best lr shows no clear trend with depth: {said[0]} and {said[-1]}, whose intervals overlap."
     else:
-        yield f"The best lr {way} with {words}, from {' to '.join(said)} (80 % of resamples)."
+        yield f"The best lr {way} with depth, from {said[0]} to {said[-1]} (80 % of resamples)."
+
+
+def _named(depths: Sequence[str], findings: Findings) -> str:
+    """Return depths with the words of what they count."""
+    if findings.depth_field != COUNTED:
+        return f"{findings.depth_words} {listed(depths)}"
+    return f"{listed(depths)} unfrozen {'stage' if list(depths) == ['1'] else 'stages'}"
 
 
 def _costs(findings: Findings, chosen: TrialRow) -> Iterator[str]:

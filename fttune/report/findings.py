@@ -7,6 +7,8 @@ from functools import cached_property
 from fttune.report.confirmation import Confirmation
 from fttune.report.table import TrialRow
 
+COUNTED = "freeze.unfrozen_stages"  # the depth that is a number
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -123,6 +125,6 @@ class Findings:
     @property
     def depth_words(self) -> str:
         """What the depths count."""
-        if self.depth_field == "freeze.unfrozen_stages":
+        if self.depth_field == COUNTED:
             return "unfrozen stages"
         return self.depth_field or "what trains"

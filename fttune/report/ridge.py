@@ -15,11 +15,11 @@ from fttune.report.findings import Findings
 
 Floats = npt.NDArray[np.float64]
 COLUMNS = 60
-FEWEST = 5  # trials of a depth, at different lr
+FEWEST, FEWEST_RATES = 5, 3  # trials of a depth with a ridge, and different lr among them
 RESAMPLES = 200
 INSIDE = (10, 90)  # percentiles of the resampled ridge that are its interval
 REACH = 1.5  # bandwidths from the nearest trial within which the surface says anything
-NARROWEST = 0.08  # decades
+NARROWEST, WIDEST = 0.08, 0.35  # decades; within the latter a rate makes a difference
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def surface_of(findings: Findings) -> Surface | None:
         x, y = np.log10([lr for lr, _ in pairs]), np.array([value for _, value in pairs], dtype=float)
         weights = _kernel(grid, x)
         values[index] = np.where(_is_near(grid, x), _smooth(weights, y), np.nan)
-        if len(set(x)) >= FEWEST:
+        if len(x) >= FEWEST and len(set(x)) >= FEWEST_RATES:
             ridges.append(_ridge(depth, grid, x, y, maximize=findings.maximize))
     return Surface(findings.depths, 10**grid, values, tuple(ridges))
 
@@ -108,5 +108,5 @@ def _is_near(grid: Floats, x: Floats) -> npt.NDArray[np.bool_]:
 
 
 def _bandwidth(x: Floats) -> float:
-    """Return Silverman's (1986) bandwidth in decades."""
-    return max(NARROWEST, 1.06 * float(np.std(x)) / math.pow(len(x), 0.2))
+    """Return Silverman's (1986) bandwidth in decades, within bounds."""
+    return min(WIDEST, max(NARROWEST, 1.06 * float(np.std(x)) / math.pow(len(x), 0.2)))

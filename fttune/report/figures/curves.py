@@ -2,7 +2,7 @@
 
 from matplotlib.axes import Axes
 
-from fttune.report.figures.marks import MARKS, shown_range
+from fttune.report.figures.marks import MARKS, worth_showing
 from fttune.report.figures.picture import BLUE, GREY, ORANGE, RED, Omitted, Picture, canvas, legend
 from fttune.report.findings import Curve, Findings
 
@@ -18,17 +18,10 @@ def draw(findings: Findings) -> Picture | Omitted:
         return Omitted(TITLE, "MLflow holds no epoch of any trial yet")
     best = [row.number for row in findings.observed[:BEST]]
     figure, axes = canvas()
-    low, high = shown_range(findings)
     seen: set[str] = set()
     for curve in sorted(curves, key=lambda c: (c.number in best, c.state != "complete")):
         _line(axes, curve, best, seen)
-    # The good end holds all; a tail of bad values, as of a loss that is about to diverge, would flatten the others.
-    shown = [
-        value for curve in curves for value in curve.values if (value >= low if findings.maximize else value <= high)
-    ]
-    if shown:
-        room = 0.05 * (max(shown) - min(shown)) or 0.05
-        axes.set_ylim(min(shown) - room, max(shown) + room)
+    axes.set_ylim(worth_showing([value for curve in curves for value in curve.values], maximize=findings.maximize))
     _numbers(axes, [curve for curve in curves if curve.number in best])
     axes.set(xlabel="epoch", ylabel=findings.metric)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -39,8 +32,7 @@ def draw(findings: Findings) -> Picture | Omitted:
     return Picture(
         "learning-curves",
         TITLE,
-        f"{some}. The best {len(best) or 'ones'} are drawn bold with their numbers; a triangle marks where a trial was "
-        "pruned, a cross where it diverged.",
+        f"{some}. The best carry their numbers; a triangle marks where a trial was pruned, a cross where it diverged.",
         f"{findings.metric} over epochs of {len(curves)} trials, {pruned} of them pruned.",
         figure,
     )

@@ -52,7 +52,7 @@ def draw(findings: Findings) -> Picture | Omitted:
         "lr-by-depth",
         TITLE,
         "Colour is the mean of the complete trials nearby, whatever else differs between them; white where none is "
-        "near. The ridge is the best lr of each depth with at least five trials; its bars hold 80 % of resamples.",
+        "near. The ridge is the best lr of each depth with five trials or more; its bars hold 80 % of resamples.",
         f"{findings.metric} over lr and {findings.depth_words}. Best lr: {said or 'too few trials at any depth'}.",
         figure,
     )

@@ -66,15 +66,21 @@ def scatter(axes: Axes, x: Sequence[float], y: Sequence[float], *, kind: str, to
 
 def shown_range(findings: Findings) -> tuple[float, float]:
     """Return the values worth a place on an axis: all of them, but for a tail of bad ones."""
-    values = np.array([row.value for row in findings.rows if row.value is not None and np.isfinite(row.value)])
-    if not len(values):
+    return worth_showing([row.value for row in findings.rows if row.value is not None], maximize=findings.maximize)
+
+
+def worth_showing(values: Sequence[float], *, maximize: bool) -> tuple[float, float]:
+    """Return the range of values without those at the bad end that lie four interquartile ranges from the median."""
+    finite = np.array([value for value in values if np.isfinite(value)])
+    if not len(finite):
         return 0.0, 1.0
-    low, high = float(values.min()), float(values.max())
-    quarter, middle, three = np.percentile(values, [25, 50, 75])
-    if findings.maximize:
-        low = max(low, float(middle - 4 * (three - quarter)) if three > quarter else low)
-    else:
-        high = min(high, float(middle + 4 * (three - quarter)) if three > quarter else high)
+    low, high = float(finite.min()), float(finite.max())
+    quarter, middle, three = np.percentile(finite, [25, 50, 75])
+    far = 4 * float(three - quarter)
+    if far and maximize:
+        low = max(low, float(middle) - far)
+    elif far:
+        high = min(high, float(middle) + far)
     room = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
     return low - room, high + room
 

@@ -15,6 +15,7 @@ from benchmarks.cold import memory_mib
 from benchmarks.pictures import picture_folder
 from benchmarks.plain_study import PlainStudy, Plan, run_study
 from benchmarks.plain_training import Recipe, Task, Trainer, accuracy_on_test
+from benchmarks.report_size import fill, long_study
 from benchmarks.small_tasks import STAGES
 from benchmarks.study_vs_plain import (
     COMPARED,
@@ -27,6 +28,8 @@ from benchmarks.study_vs_plain import (
     stored_metrics,
     timed_trials,
 )
+from fttune.app.report import report
+from fttune.config.workspace import Workspace
 from fttune.models.cifar_resnet import cifar_resnet8
 
 
@@ -138,3 +141,12 @@ def test_results_that_were_cut_off_are_passed_over_and_others_are_found_by_key(
 
 def test_memory_of_a_process_that_has_ended_is_none() -> None:
     assert math.isnan(memory_mib(2**30)) or memory_mib(2**30) == 0.0
+
+
+def test_the_made_up_long_study_has_a_page_with_trials_of_several_states_and_their_curves(workspace: Workspace) -> None:
+    study = long_study(30)
+    fill(study, workspace)
+    written = report(study, workspace=workspace)
+    assert {"complete", "pruned", "diverged"} == set(written.answer.trials)
+    assert sum(written.answer.trials.values()) == 30
+    assert (written.page.parent / "figures" / "learning-curves.svg").is_file()

@@ -24,12 +24,12 @@ from fttune.config.distributions import Categorical
 from fttune.config.dump import experiment_yaml
 from fttune.config.known import backbones
 from fttune.config.workspace import Workspace
-from fttune.errors import BadInput
+from fttune.errors import BadInput, WorkFailed
 from fttune.files import obstacle, write_atomically
 from fttune.report.answer import Answer, recommended
 from fttune.report.confirmation import Confirmation
 from fttune.report.findings import Curve, Findings, Importance, Reproduction
-from fttune.report.page import Report, as_csv, as_html, as_markdown, report_of
+from fttune.report.page import GENERATOR, Report, as_csv, as_html, as_markdown, report_of
 from fttune.report.table import Setting, TrialRow
 from fttune.searching.importance import importances
 from fttune.tracking import reading
@@ -68,14 +68,14 @@ def report(
         display: is called with notices.
 
     Raises:
-        BadInput: the study was never searched here, is another one now (StudyChanged), or `out` cannot be written.
+        BadInput: the study was never searched here, is another one now (StudyChanged), or `out` cannot be used.
         TrackingFailed: MLflow does not answer.
+        WorkFailed: the disk is full.
     """
     workspace = workspace or Workspace.at()
     stored = stored_study(study, workspace)
     out = (out or workspace.mlruns / "reports" / stored.study_name).absolute()
-    if nearest := obstacle(out):
-        raise BadInput(f"--out: {out} cannot be written, since {nearest} is no folder that can; name another one")
+    _require_place(out)
     with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
         own = _Own(study, stored, session, tuple(arguments or (f"studies/{study.name}.yaml",)))
         run = own.run()
@@ -240,15 +240,22 @@ def _write(made: Report, out: Path) -> dict[Path, str]:
     """Write a report's files; return the folder of each among the run's artifacts."""
     texts = {PAGE: as_html(made), "report.md": as_markdown(made), "trials.csv": as_csv(made)}
     texts |= {f"figures/{figure.name}.svg": figure.svg for figure in made.figures}
-    for old in (out / "figures").glob("*.svg"):
-        if f"figures/{old.name}" not in texts:
-            old.unlink()
-    files = {}
-    for name, text in texts.items():
-        file = out / name
-        write_atomically(file, partial(_fill, text))
-        files[file] = str(Path("report", name).parent)
+    files = {out / name: str(Path("report", name).parent) for name in texts}
+    try:
+        for file, text in zip(files, texts.values(), strict=True):
+            write_atomically(file, partial(_fill, text))
+    except OSError as error:
+        raise WorkFailed(f"{out}: the report cannot be written: {error}; free room, or name another --out") from error
     return files
+
+
+def _require_place(out: Path) -> None:
+    """Refuse a folder that cannot be written, or holds another page than a report. Raises BadInput."""
+    if nearest := obstacle(out):
+        raise BadInput(f"--out: {out} cannot be written, since {nearest} is no folder that can; name another one")
+    page = out / PAGE
+    if page.exists() and GENERATOR not in page.read_text(encoding="utf-8", errors="replace"):
+        raise BadInput(f"--out: {page} is there already, and no report of fttune; name another folder")
 
 
 def _fill(text: str, file: Path) -> None:

@@ -160,7 +160,7 @@ def _nothing(findings: Findings) -> Iterator[str]:
     causes = Counter(row.cause for row in findings.rows if row.cause)
     if causes:
         cause, count = causes.most_common(1)[0]
-        yield f"The most frequent cause, of {count} {'trial' if count == 1 else 'trials'}: {cause.rstrip('.')}."
+        yield f"The most frequent cause, of {count} {'trial' if count == 1 else 'trials'}: {cause.strip(' .')}."
     if findings.is_finished or not any(row.state == "running" for row in findings.rows):
         yield f"Once the cause is cured, `{findings.reproduction.search}` goes on."
 
@@ -230,9 +230,10 @@ def _confirmed(confirmation: Confirmation) -> Iterator[str]:
         return
     equal = not_distinguishable(winner.name, confirmation.differences)
     if len(equal) > 1:
-        numbers = listed([name.removeprefix("trial ") for name in equal])
-        yield f"On the test split, trials {numbers} are not distinguishable."
-        yield f"Of these, trial {one.trial} is the cheapest to train, and so recommended."
+        trials, are = ("trial", "is") if len(equal) == 2 else ("trials", "are")
+        numbers = listed([name.removeprefix("trial ") for name in equal[1:]])
+        yield f"On the test split, {trials} {numbers} {are} not distinguishable from it."
+        yield f"Of these and the winner, trial {one.trial} is the cheapest to train, and so recommended."
     elif len(confirmation.candidates) > 1:
         yield "On the test split it is told apart from every other candidate."
     yield from _over_baselines(confirmation, one)
@@ -249,7 +250,8 @@ def _over_baselines(confirmation: Confirmation, chosen: Confirmed) -> Iterator[s
             low, high = sorted((sign * gap.low, sign * gap.high))
             told = "" if gap.is_distinguishable else ", not beyond chance"
             side = "above" if sign * gap.mean >= 0 else "below"
-            yield f"It is {abs(gap.mean):.3f} {side} the baseline {other} there ({low:+.3f} .. {high:+.3f}){told}."
+            there = f"{abs(gap.mean):.3f} ({low:+.3f} .. {high:+.3f}) {side} the baseline {other}{told}"
+            yield f"{chosen.name.capitalize()} is {there}."
 
 
 def _rates(findings: Findings, by_depth: tuple[AtDepth, ...], ridges: tuple[Ridge, ...]) -> Iterator[str]:
@@ -285,7 +287,7 @@ def _costs(findings: Findings, chosen: TrialRow) -> Iterator[str]:
     spent = sum(row.seconds or 0.0 for row in findings.rows)
     whole = f"; all trials together took {duration(spent)}" if spent and len(findings.rows) > 1 else ""
     if said := " and ".join(part for part in (trained, took) if part):
-        yield f"It {said}{whole}."
+        yield f"Trial {chosen.number} {said}{whole}."
 
 
 def _next_step(findings: Findings) -> Iterator[str]:

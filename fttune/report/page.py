@@ -16,6 +16,9 @@ from fttune.report.table import summary, table
 from fttune.report.wording import times
 
 
+GENERATOR = '<meta name="generator" content="fttune report">'  # by which a page is known to be one of these
+
+
 @dataclass(frozen=True)
 class Report:
     """What stands on the page."""
@@ -82,7 +85,9 @@ def _render(template: str, report: Report) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"code": _code, "cell": _cell, "data_uri": _data_uri, "unescaped": Markup, "times": times}
-    return environment.get_template(template).render(report=report, findings=report.findings, answer=report.answer)
+    return environment.get_template(template).render(
+        report=report, findings=report.findings, answer=report.answer, generator=Markup(GENERATOR)
+    )
 
 
 def _code(text: str) -> Markup:

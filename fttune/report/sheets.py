@@ -17,7 +17,10 @@ CAUSES = 20
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table. Its first `texts` columns are text, the others numbers; `strong` are the rows that stand out."""
+    """A table. Its first `texts` columns are text, the others numbers; `strong` are the rows that stand out.
+
+    One that `leads` stands before the figures.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -25,6 +28,7 @@ class Sheet:
     texts: int = 1
     note: str = ""
     strong: frozenset[int] = frozenset()
+    leads: bool = False
 
 
 def sheets_of(findings: Findings, answer: Answer) -> list[Sheet]:
@@ -58,6 +62,7 @@ def _candidates(found: Confirmation) -> Sheet:
         texts=2,
         note="Mean over seeds, with its 95 % interval (Student's t).",
         strong=frozenset(index for index, one in enumerate(found.candidates) if one.trial == chosen),
+        leads=True,
     )
 
 
@@ -89,6 +94,7 @@ def _differences(found: Confirmation) -> Sheet:
         tuple(rows),
         texts=2,
         note="Bootstrap over seeds and samples; p corrected for the number of pairs (Holm), McNemar's not.",
+        leads=True,
     )
 
 
@@ -142,7 +148,9 @@ def _causes(findings: Findings) -> Sheet:
     frequent = sorted(by_cause.items(), key=lambda item: -len(item[1]))
     rows = [(state, cause, _numbers(numbers), str(len(numbers))) for (state, cause), numbers in frequent[:CAUSES]]
     note = f"The {CAUSES} most frequent of {len(frequent)} causes." if len(frequent) > CAUSES else ""
-    return Sheet("Trials without a result", ("state", "cause", "trials", "count"), tuple(rows), texts=3, note=note)
+    columns = ("state", "cause", "trials", "count")
+    title, leads = "Trials without a result", not findings.complete
+    return Sheet(title, columns, tuple(rows), texts=3, note=note, leads=leads)
 
 
 def _numbers(numbers: Sequence[int]) -> str:

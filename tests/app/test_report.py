@@ -82,6 +82,10 @@ def test_what_cannot_be_reported_is_refused(searched: tuple[Study, Workspace], t
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=r"--out: .* cannot be written"):
         report(study, out=tmp_path / "file" / "to", workspace=workspace)
+    (tmp_path / "index.html").write_text("my own page")
+    with pytest.raises(BadInput, match=r"index.html is there already, and no report of fttune"):
+        report(study, out=tmp_path, workspace=workspace)
+    assert (tmp_path / "index.html").read_text() == "my own page"
     code, _, err = processes.run("report", "studies/none.yaml", cwd=workspace.root)
     assert code == 2
     assert "Traceback" not in err

@@ -74,9 +74,9 @@ def test_a_confirmed_study_says_winner_recommendation_equals_and_openings() -> N
         "Unfreeze the last 1 of 2 stages",
         "Under 3 fresh seeds (means, 95 % intervals) its val/accuracy is 0.9 (0.8752 .. 0.9248)",
         "The winner by val/accuracy is trial 2.",
-        "trials 2 and 1 are not distinguishable",
+        "On the test split, trial 1 is not distinguishable from it.",
         "trial 1 is the cheapest to train, and so recommended",
-        "It is 0.190 above the baseline trial 0 there (+0.140 .. +0.240).",
+        "Trial 1 is 0.190 (+0.140 .. +0.240) above the baseline trial 0.",
         "The test split was opened twice.",
     ):
         assert said in answer.text
@@ -90,7 +90,7 @@ def test_a_baseline_that_is_better_by_chance_is_said_to_be_above() -> None:
     gaps = [replace(gap, mean=-0.02, low=-0.05, high=0.01, p=0.4) for gap in found.confirmation.differences]
     changed = replace(found.confirmation, differences=tuple(gaps), recommended=2)
     answer = answer_of(replace(found, confirmation=changed))
-    assert "It is 0.020 below the baseline trial 0 there (-0.050 .. +0.010), not beyond chance." in answer.text
+    assert "Trial 2 is 0.020 (-0.050 .. +0.010) below the baseline trial 0, not beyond chance." in answer.text
 
 
 def test_a_space_without_depth_or_lr_has_an_answer_too() -> None:

@@ -15,7 +15,6 @@ from fttune.report.sheets import Sheet, sheets_of
 from fttune.report.table import summary, table
 from fttune.report.wording import times
 
-
 GENERATOR = '<meta name="generator" content="fttune report">'  # by which a page is known to be one of these
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -28,7 +28,7 @@ from fttune.errors import BadInput, WorkFailed
 from fttune.files import obstacle, write_atomically
 from fttune.report.answer import Answer, recommended
 from fttune.report.confirmation import Confirmation
-from fttune.report.findings import Curve, Findings, Importance, Reproduction
+from fttune.report.findings import Curve, Findings, Importance, Reproduction, Tested
 from fttune.report.page import GENERATOR, Report, as_csv, as_html, as_markdown, report_of
 from fttune.report.table import Setting, TrialRow
 from fttune.searching.importance import importances
@@ -138,7 +138,7 @@ class _Own:
             for key, points in found.items()
         ]
 
-    def _tested(self, run: "Run", confirmation: Confirmation | None) -> Any:
+    def _tested(self, run: "Run", confirmation: Confirmation | None) -> Tested | None:
         if confirmation is None or not confirmation.opened:
             return None
         into = self.session.workspace.cache / "reports" / run.info.run_id

@@ -12,6 +12,7 @@ from pathlib import Path
 PRELOAD = [
     "tests.processes",
     "fttune.app.search",
+    "fttune.app.report",
     "fttune.tracking.store",
     "fttune.display",
     "fttune.cli",

@@ -16,6 +16,7 @@ from benchmarks.pictures import picture_folder
 from benchmarks.plain_study import PlainStudy, Plan, run_study
 from benchmarks.plain_training import Recipe, Task, Trainer, accuracy_on_test
 from benchmarks.probe_accuracy import trials_seconds
+from benchmarks.report_size import fill, long_study
 from benchmarks.small_tasks import STAGES
 from benchmarks.study_vs_plain import (
     COMPARED,
@@ -29,6 +30,8 @@ from benchmarks.study_vs_plain import (
     timed_trials,
 )
 from fttune.app.estimate import TRIAL_SECONDS
+from fttune.app.report import report
+from fttune.config.workspace import Workspace
 from fttune.models.cifar_resnet import cifar_resnet8
 
 
@@ -148,3 +151,12 @@ def test_trials_of_a_plan_take_the_epochs_of_their_depths() -> None:
     ]
     plan = {"epochs": 5, "stages": stages}
     assert trials_seconds(plan, [0, 2, 2]) == pytest.approx(5 * (1 + 3 + 3) + 3 * TRIAL_SECONDS)
+
+
+def test_the_made_up_long_study_has_a_page_with_trials_of_several_states_and_their_curves(workspace: Workspace) -> None:
+    study = long_study(30)
+    fill(study, workspace)
+    written = report(study, workspace=workspace)
+    assert {"complete", "pruned", "diverged"} == set(written.answer.trials)
+    assert sum(written.answer.trials.values()) == 30
+    assert (written.page.parent / "figures" / "learning-curves.svg").is_file()

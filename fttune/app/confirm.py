@@ -8,14 +8,16 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+import torch
 
 from fttune import searching
 from fttune.app.session import Display, Session, delivered_on_interruption, open_session
 from fttune.app.studies import identity_of, is_finished, run_tags, stored_study
+from fttune.app.tested import FOLDER, Said, write_predictions, write_worst
 from fttune.app.train import inputs_key, prepare_in, shared_inputs, tracked
 from fttune.config import Experiment, Study
 from fttune.config.distributions import encoded
@@ -23,9 +25,8 @@ from fttune.config.fingerprint import require_same
 from fttune.config.workspace import Workspace
 from fttune.data import ArrayCache, Part, has_test, open_test
 from fttune.errors import BadInput, Diverged, WorkFailed
-from fttune.files import write_atomically
 from fttune.models import load_model
-from fttune.report.confirmation import Confirmation, Confirmed, prediction_column
+from fttune.report.confirmation import Confirmation, Confirmed
 from fttune.report.statistics import METRICS, Candidate, compare, recommended, score
 from fttune.training import Inputs, Training, finish, plan
 from fttune.training.device import best_device
@@ -33,7 +34,6 @@ from fttune.training.events import STUDY_ID, Described, FileSaved, RunClosed, Ru
 from fttune.training.predictions import probabilities
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     import optuna
 
 CONFIRMATION = "fttune.confirmation"
@@ -219,18 +219,17 @@ class _Confirming:
         self.session.uploader.flush()  # it is on record before it happens
         part = self._test_part(base)
         finite = [one for one in found.candidates if None not in one.val]
-        predicted = {one.name: np.stack([self._predicted(one.trial, s) for s in found.seeds]) for one in finite}
-        self._keep_predictions(found, part, predicted)
+        said = {one.name: self._said(one.trial, found.seeds, part) for one in finite}
+        self._keep(found, write_predictions(self._folder, part, said, classes=self._classes, seeds=found.seeds))
         truth = part.labels.numpy()
-        tested = [Candidate(one.name, predicted[one.name], one.trainable_parameters) for one in finite]
+        tested = [Candidate(one.name, said[one.name].predicted, one.trainable_parameters) for one in finite]
         gaps = compare(tested, truth, metric=found.test_metric)
         best = recommended(finite[0].name, tested, gaps)
+        self._keep(found, *write_worst(self._folder, part, said[best], classes=self._classes))
+        scores = {name: [score(truth, row, found.test_metric) for row in one.predicted] for name, one in said.items()}
         return replace(
             found,
-            candidates=tuple(
-                replace(one, test=tuple(score(truth, row, found.test_metric) for row in predicted.get(one.name, ())))
-                for one in found.candidates
-            ),
+            candidates=tuple(replace(one, test=tuple(scores.get(one.name, ()))) for one in found.candidates),
             differences=tuple(gaps),
             recommended=next(one.trial for one in finite if one.name == best),
             opened=opened,
@@ -258,31 +257,37 @@ class _Confirming:
             )
         return self._test[key]
 
-    def _predicted(self, number: int, seed: int) -> "npt.NDArray[np.int64]":
-        """Return the class (N,) that a candidate predicts for each test sample."""
+    def _said(self, number: int, seeds: Sequence[int], part: Part) -> Said:
+        """Return what a candidate says of each test sample under each seed."""
+        predicted, own = [], []
+        for seed in seeds:
+            found = self._probabilities(number, seed)
+            predicted.append(found.argmax(1).numpy())
+            own.append(found[torch.arange(len(found)), part.labels].double().numpy())
+        return Said(np.stack(predicted), np.stack(own))
+
+    def _probabilities(self, number: int, seed: int) -> torch.Tensor:
+        """Return the probabilities (N, classes) that a candidate gives each test sample."""
         name, tags = self.study.experiment.name, run_tags(self.stored, self._key(number, seed))
         checkpoint = self.session.uploader.ask(lambda store: store.find_checkpoint(name, tags))
         if checkpoint is None:
             raise BadInput(f"the checkpoint of {tags['fttune.run']} is not in MLflow; restore its artifacts")
         recipe = self.study.recipe(self.stored.get_trials(deepcopy=False)[number].params)
         model = load_model(checkpoint, plugins=self.session.workspace.plugins).to(best_device())
-        found = probabilities(model, self._inputs_of(recipe).weights.preprocessing, self._test_part(recipe).images)
-        return found.argmax(1).numpy()
+        return probabilities(model, self._inputs_of(recipe).weights.preprocessing, self._test_part(recipe).images)
 
-    def _keep_predictions(
-        self, found: Confirmation, part: Part, predicted: "Mapping[str, npt.NDArray[np.int64]]"
-    ) -> None:
-        """Log the predicted class of every test sample, with its own, on the parent run."""
-        classes = np.array(next(iter(self.inputs.values())).data.classes)
-        columns = {
-            prediction_column(name, seed): classes[row]
-            for name, rows in predicted.items()
-            for seed, row in zip(found.seeds, rows, strict=True)
-        }
-        frame = pd.DataFrame({"sample": part.names, "class": classes[part.labels.numpy()], **columns})
-        file = self.session.files_of(f"{found.study}/confirm") / "predictions.csv"
-        write_atomically(file, lambda temporary: frame.to_csv(temporary, index=False))
-        self.session.log.append(found.study, FileSaved(file, "confirm"))
+    @property
+    def _folder(self) -> Path:
+        return self.session.files_of(f"{self.stored.study_name}/confirm")
+
+    @property
+    def _classes(self) -> tuple[str, ...]:
+        return next(iter(self.inputs.values())).data.classes
+
+    def _keep(self, found: Confirmation, *files: Path) -> None:
+        """Log files on the parent run."""
+        for file in files:
+            self.session.log.append(found.study, FileSaved(file, FOLDER))
 
 
 def _size(trial: "optuna.trial.FrozenTrial") -> int:

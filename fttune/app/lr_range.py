@@ -11,7 +11,7 @@ from fttune.config import Experiment
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, WorkFailed
 from fttune.files import obstacle
-from fttune.report.figures import draw_lr_curve, lr_chart
+from fttune.report.figures.lr_curve import draw_lr_curve, lr_chart
 from fttune.training import check_recipe
 from fttune.training.lr_range import MIN_STEPS, LrRange, RangeTest, lr_range_test, propose
 

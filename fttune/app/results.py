@@ -28,4 +28,5 @@ def _row(trial: "optuna.trial.FrozenTrial") -> TrialRow:
         trainable_parameters=facts.trainable_parameters if facts else None,
         seconds=facts.seconds if facts else None,
         reused_from=facts.reused_from if facts else None,
+        cause=facts.cause if facts else None,
     )

@@ -1,4 +1,4 @@
-"""The commands that use what was found: list, confirm, compare, export, predict."""
+"""The commands that use what was found: list, confirm, report, compare, export, predict."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -53,6 +53,33 @@ def confirm(
     with display() as show:
         found = run(study, workspace=workspace_of(mlruns, plugins, cache_gb), display=show)
     typer.echo(found.as_json() if as_json else found.as_text())
+
+
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(metavar="STUDY", help="The study's YAML file.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: mlruns/reports/STUDY.")] = None,
+    overrides: Set = None,
+    plugins: Plugins = None,
+    mlruns: Mlruns = None,
+    as_json: Json = False,
+) -> None:
+    """Write a study as one HTML page, with Markdown, CSV and figures; the test split stays closed."""
+    import json
+
+    from fttune.config import load_study
+
+    study = load_study(file, overrides or [])
+    from fttune.app.report import report as run
+    from fttune.display import display
+
+    arguments = [str(file)]
+    named = (("--set", overrides), ("--plugin", plugins), ("--mlruns", [mlruns] if mlruns else None))
+    arguments += [word for option, values in named for value in values or () for word in (option, str(value))]
+    with display() as show:
+        written = run(study, out=out, arguments=arguments, workspace=workspace_of(mlruns, plugins), display=show)
+    facts = {**written.answer.facts(), "page": str(written.page)}
+    typer.echo(json.dumps(facts) if as_json else written.page)
 
 
 @app.command()

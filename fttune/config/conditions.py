@@ -14,7 +14,7 @@ from fttune.config import known
 from fttune.config.data import AUGMENTATIONS
 from fttune.config.depth import DEPTH, is_depth, resolved_depth
 from fttune.config.distributions import Bounds, Condition, same
-from fttune.config.fields import Tree, lies_in, put, remove, touch, value_at
+from fttune.config.fields import Tree, lies_in, put, remove, stands_in, touch, value_at
 from fttune.config.freeze import SELECTORS, Selection
 from fttune.config.presets import PRESETS_WITH_K
 from fttune.config.sections import OF_SCHEDULE
@@ -63,7 +63,9 @@ def merged(model: type[BaseModel], given: Tree, values: Mapping[str, Any]) -> di
         put(tree, dotted, copy.deepcopy(value))
     for acts in ACTS if values else ():
         for dotted in acts.fields:
-            if not any(touch(dotted, name) for name in values) and silenced_by(model, tree, dotted):
+            if not stands_in(tree, dotted) or any(touch(dotted, name) for name in values):
+                continue
+            if silenced_by(model, tree, dotted):
                 remove(tree, dotted)
     return tree
 

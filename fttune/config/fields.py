@@ -54,6 +54,16 @@ def put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[leaf] = value
 
 
+def stands_in(tree: Tree, dotted: str) -> bool:
+    """Return whether a tree itself says something at a field, if only None."""
+    at: Any = tree
+    for key in dotted.split("."):
+        if not isinstance(at, Mapping) or key not in at:
+            return False
+        at = at[key]
+    return True
+
+
 def remove(tree: dict[str, Any], dotted: str) -> None:
     """Take a field out, where it stands."""
     *sections, leaf = dotted.split(".")

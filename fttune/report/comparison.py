@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fttune.report.confirmation import prediction_column, spread
+from fttune.report.confirmation import prediction_column
 from fttune.report.statistics import LEVEL, Candidate, Difference, Gap, gap, holm, score, shared_seeds
 from fttune.report.statistics import compare as differences_of
 from fttune.report.table import as_text
+from fttune.report.wording import spread
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from fttune.report.statistics import Difference, interval, not_distinguishable
+from fttune.report.statistics import Difference, not_distinguishable
 from fttune.report.table import as_text
+from fttune.report.wording import spread, times
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ class Confirmation:
         if len(equal) > 1:
             lines.append(f"not distinguishable by test/{self.test_metric}: {', '.join(equal)}")
             lines.append(f"the cheapest of these to train, and so recommended, is trial {self.recommended}")
-        times = "once" if len(self.opened) == 1 else f"{len(self.opened)} times"
-        return "\n".join([*lines, f"the test split was opened {times}: {', '.join(self.opened)}"])
+        return "\n".join([*lines, f"the test split was opened {times(len(self.opened))}: {', '.join(self.opened)}"])
 
     def _record(self, one: Confirmed) -> dict[str, Any]:
         finite = [value for value in one.val if value is not None]
@@ -92,10 +92,3 @@ class Confirmation:
 def prediction_column(candidate: str, seed: int) -> str:
     """Return which column of the logged predictions holds those of a candidate under a seed."""
     return f"{candidate} seed {seed}"
-
-
-def spread(values: "tuple[float, ...] | list[float]") -> str:
-    """Return the mean of values over seeds, and its interval where there are two or more."""
-    found = interval(values)
-    around = f" ({found.low:.4g} .. {found.high:.4g})" if len(values) > 1 else ""
-    return f"{found.mean:.4g}{around}"

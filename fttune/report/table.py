@@ -9,11 +9,24 @@ import pandas as pd
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What a trial trained with, whether the space holds it or the recipe: None where the recipe has no such thing.
+
+    `elr` is lr / (1 - momentum). `depth` says what trained, in the words of `Findings.depths`.
+    """
+
+    lr: float | None = None
+    momentum: float | None = None
+    elr: float | None = None
+    depth: str | None = None
+
+
+@dataclass(frozen=True)
 class TrialRow:
     """One trial: its number, state, value, the values of the space, and what it cost.
 
     `state` is complete, pruned, diverged, failed or running; `seconds` is wall time; `reused_from` is the number of the
-    trial with the same recipe whose value this one took over.
+    trial with the same recipe whose value this one took over; `cause` says why it failed or diverged.
     """
 
     number: int
@@ -24,6 +37,13 @@ class TrialRow:
     trainable_parameters: int | None
     seconds: float | None
     reused_from: int | None = None
+    cause: str | None = None
+    setting: Setting = Setting()
+
+    @property
+    def has_own_value(self) -> bool:
+        """Whether it trained to its end itself, so that its value is one more observation."""
+        return self.state == "complete" and self.reused_from is None
 
 
 def summary(rows: Sequence[TrialRow]) -> str:
@@ -36,7 +56,7 @@ def summary(rows: Sequence[TrialRow]) -> str:
 
 def distinct_recipes(rows: Sequence[TrialRow]) -> int:
     """Return how many different recipes the complete trials trained."""
-    return sum(row.state == "complete" and row.reused_from is None for row in rows)
+    return sum(row.has_own_value for row in rows)
 
 
 def table(rows: Sequence[TrialRow]) -> pd.DataFrame:

@@ -99,7 +99,7 @@ def test_more_seeds_keep_what_is_there_and_the_second_opening_is_told(tmp_path):
     assert {e.run.rpartition("/")[2] for e in trained if isinstance(e.event, EpochEnded)} == {"3"}
     assert len(first.opened) == 1
     assert len(second.opened) == 2
-    assert "the test split was opened 2 times" in second.as_text()
+    assert "the test split was opened twice" in second.as_text()
     both = {one.trial: one for one in first.candidates}
     assert all(one.val[:2] == both[one.trial].val for one in second.candidates)
 

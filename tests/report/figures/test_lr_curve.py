@@ -3,7 +3,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from fttune.report.figures import draw_lr_curve, lr_chart
+from fttune.report.figures.lr_curve import draw_lr_curve, lr_chart
 
 RATES = [10 ** (-6 + step / 10) for step in range(61)]
 LOSSES = [2 - math.exp(-((math.log10(lr) + 1) ** 2)) for lr in RATES]

@@ -1,4 +1,4 @@
-"""Figures: loss over learning rate as a PNG, and as a small chart of text. The only importer of matplotlib."""
+"""The lr range test: loss over learning rate as a PNG, and as a small chart of text."""
 
 import math
 from collections.abc import Sequence

@@ -118,7 +118,8 @@ class _Own:
             depth_field=_depth_field(self.study),
             depths=_depths(rows),
             stages=_stages(self.study),
-            val_images=int(tags["fttune.data.val"]) if "fttune.data.val" in tags else None,
+            val_images=self._folds * int(tags["fttune.data.val"]) if "fttune.data.val" in tags else None,
+            folds=self._folds if self.study.evaluation else None,
             last=self._last(),
             confirmation=confirmation,
         )
@@ -127,11 +128,16 @@ class _Own:
             return found
         return replace(found, curves=tuple(self._curves(rows)), tested=self._tested(run, confirmation))
 
+    @property
+    def _folds(self) -> int:
+        return self.study.evaluation.folds if self.study.evaluation else 1
+
     def _curves(self, rows: Sequence[TrialRow]) -> list[Curve]:
         shown = {f"{self.stored.study_name}/{row.number}": row for row in _shown_curves(rows)}
         tags = {key: value for key, value in run_tags(self.stored, "").items() if key != "fttune.run"}
         ask = partial(reading.curves, experiment=self.study.experiment.name, keys=shown, tags=tags)
-        found = self.session.uploader.ask(partial(ask, metric=self.study.metric))
+        metric = f"fold/{self.study.metric}" if self.study.evaluation else self.study.metric
+        found = self.session.uploader.ask(partial(ask, metric=metric))
         return [
             Curve(shown[key].number, shown[key].state, tuple(e for e, _ in points), tuple(v for _, v in points))
             for key, points in found.items()

@@ -12,7 +12,7 @@ COUNTED = "freeze.unfrozen_stages"  # the depth that is a number
 
 @dataclass(frozen=True)
 class Curve:
-    """The study's metric of one trial over its epochs (from 1)."""
+    """The study's metric of one trial over its epochs (from 1), or over its folds."""
 
     number: int
     state: str
@@ -83,7 +83,7 @@ class Findings:
 
     `rows` are the complete trials, best first, then the others by number. `depths` are the values of `depth_field`
     that occur, from the fewest to the most trained parameters; `stages` is how many stages there are to unfreeze, None
-    when that is not known. `val_images` is the size of the validation split.
+    when that is not known. `val_images` is the size of the validation split; with `folds`, about that of all folds.
     """
 
     study: str
@@ -97,6 +97,7 @@ class Findings:
     depths: tuple[str, ...] = ()
     stages: int | None = None
     val_images: int | None = None
+    folds: int | None = None
     last: str | None = None
     curves: tuple[Curve, ...] = ()
     importances: tuple[Importance, ...] = ()

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import fttune
+from fttune.app.report import report
 from fttune.config import Study, load_study
 from fttune.config.data import CrossValidation
 from fttune.config.workspace import Workspace
@@ -133,15 +134,15 @@ def test_a_confirmation_validates_each_seed_on_the_next_fold(tmp_path: Path, wor
     assert len(one.test) == 4
 
 
-def test_studies_of_other_folds_are_not_compared_and_a_winner_is_trained_without_any(
-    tmp_path: Path, workspace: Workspace
-) -> None:
+def test_other_commands_know_folds(tmp_path: Path, workspace: Workspace) -> None:
     three = cross_validated(tmp_path, budget__n_trials=1)
     four = load_study(write_study(tmp_path, "other", evaluation={"folds": 4}, budget__n_trials=1))
     for study in (three, four):
         fttune.search(study, workspace=workspace)
     with pytest.raises(BadInput, match=r"evaluation.folds: tiny has 3, other has 4; give both the same folds"):
         fttune.compare(three, four, workspace=workspace)
+    page = report(three, workspace=workspace).page.read_text()
+    assert "Values by fold" in page and "Learning curves" not in page
     assert fttune.train_final(three, workspace=workspace).epochs
     sizes = runs_of(workspace.mlflow_uri).set_index("tags.fttune.kind")["tags.fttune.data.val"]
     assert sizes["final"] == "0"

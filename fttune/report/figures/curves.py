@@ -15,7 +15,7 @@ def draw(findings: Findings) -> Picture | Omitted:
     """Return the figure; it needs curves."""
     curves = [curve for curve in findings.curves if curve.epochs]
     if not curves:
-        return Omitted(TITLE, "MLflow holds no epoch of any trial yet")
+        return Omitted(TITLE, f"MLflow holds no {'fold' if findings.folds else 'epoch'} of any trial yet")
     best = [row.number for row in findings.observed[:BEST]]
     figure, axes = canvas()
     seen: set[str] = set()
@@ -23,17 +23,17 @@ def draw(findings: Findings) -> Picture | Omitted:
         _line(axes, curve, best, seen)
     axes.set_ylim(worth_showing([value for curve in curves for value in curve.values], maximize=findings.maximize))
     _numbers(axes, [curve for curve in curves if curve.number in best])
-    axes.set(xlabel="epoch", ylabel=findings.metric)
+    axes.set(xlabel="fold" if findings.folds else "epoch", ylabel=findings.metric)
     axes.xaxis.get_major_locator().set_params(integer=True)
     legend(axes, columns=4)
     whole = len([row for row in findings.rows if row.reused_from is None])
     some = f"{len(curves)} of {whole} trials: the best and an even sample" if len(curves) < whole else "Every trial"
-    pruned = sum(curve.state == "pruned" for curve in curves)
+    pruned, steps = sum(curve.state == "pruned" for curve in curves), "folds" if findings.folds else "epochs"
     return Picture(
         "learning-curves",
-        TITLE,
+        "Values by fold" if findings.folds else TITLE,
         f"{some}. The best carry their numbers; a triangle marks where a trial was pruned, a cross where it diverged.",
-        f"{findings.metric} over epochs of {len(curves)} trials, {pruned} of them pruned.",
+        f"{findings.metric} over {steps} of {len(curves)} trials, {pruned} of them pruned.",
         figure,
     )
 

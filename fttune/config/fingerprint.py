@@ -32,7 +32,9 @@ def experiment_identity(experiment: Experiment, *, data: str, weights: str) -> I
 def study_identity(study: Study, *, data: str, weights: str) -> Identity:
     """Return the identity of a study: its experiment's, and how it searches."""
     recipe = experiment_identity(study.experiment, data=data, weights=weights)
-    search = study.model_dump(include={"metric", "direction", "batch", "sampler", "pruner", "space"})
+    # Several objectives stand in it only where there are some: so identities from before they came still hold.
+    several = {"metrics"} if study.metrics else set()
+    search = study.model_dump(include={"metric", "direction", "batch", "sampler", "pruner", "space", *several})
     return _plain(
         {
             **{f"experiment.{key}": value for key, value in recipe.items()},

@@ -13,7 +13,8 @@ class TrialRow:
     """One trial: its number, state, value, the values of the space, and what it cost.
 
     `state` is complete, pruned, diverged, failed or running; `seconds` is wall time; `reused_from` is the number of the
-    trial with the same recipe whose value this one took over.
+    trial with the same recipe whose value this one took over. `values` are those of all objectives of the study, in
+    their order; `value` is the first of them.
     """
 
     number: int
@@ -24,6 +25,7 @@ class TrialRow:
     trainable_parameters: int | None
     seconds: float | None
     reused_from: int | None = None
+    values: tuple[float, ...] = ()
 
 
 def summary(rows: Sequence[TrialRow]) -> str:
@@ -39,13 +41,17 @@ def distinct_recipes(rows: Sequence[TrialRow]) -> int:
     return sum(row.state == "complete" and row.reused_from is None for row in rows)
 
 
-def table(rows: Sequence[TrialRow]) -> pd.DataFrame:
-    """Return one line per trial in the order of `rows`, the values of the space as columns."""
-    fixed = ("number", "state", "value")
+def table(rows: Sequence[TrialRow], *, objectives: Sequence[str] = ()) -> pd.DataFrame:
+    """Return one line per trial in the order of `rows`, the values of the space as columns.
+
+    `objectives` are the names of several, which are columns then in place of `value`.
+    """
+    fixed = ("number", "state") if objectives else ("number", "state", "value")
     measured = ["best_epoch", "trainable_parameters", "seconds"]
     measured += ["reused_from"] if any(row.reused_from is not None for row in rows) else []
     records = [
         {name: getattr(row, name) for name in fixed}
+        | dict(zip(objectives, row.values, strict=bool(row.values)) if objectives else ())
         | dict(row.params)
         | {name: getattr(row, name) for name in measured}
         for row in rows

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,9 +30,8 @@ from fttune.training.randomness import augmentation_generator, epoch_rows
 from fttune.training.run import Run, prepare_run
 from fttune.training.step import Step
 
-WARM_UP = 3  # calls: the first makes the optimizer's state, the second may record a graph
-MIN_TIMED, MAX_TIMED = 5, 100
-TIMED_SECONDS = 0.3
+ROUNDS = 5
+ROUND_SECONDS = 0.15  # and at least one call
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,7 @@ class Costs:
 def measured(experiment: Experiment, inputs: Inputs, phase: PhasePlan) -> PhaseCost:
     """Return what a phase costs, from a few steps of a recipe's model as it begins, at an lr of 0.
 
+    Seconds are those of the fastest call of a few: on a busy machine a median is further from the work itself.
     The bytes are those of all weights and buffers, of the gradients and the optimizer's state of what trains, and of
     what one step at the recipe's batch size keeps for its backward pass, each storage once. They are the same in every
     measurement; another device or precision may keep other things. Not counted is what kernels need in passing.
@@ -111,10 +110,16 @@ def measured(experiment: Experiment, inputs: Inputs, phase: PhasePlan) -> PhaseC
         freezing = apply_phase(run.parts, run.policy, phase)
         set_rates(run, run.policy.rates(phase, experiment.optimizer.learning_rate), factor=0.0)
         train = _training_step(run, freezing)
+        train_mode(run, freezing)
+        # The first step, which makes the optimizer's state. On a GPU the second one may be recorded, untimed too.
         saved = _saved_bytes(train, besides=[tensor for _, tensor in run.built.tensors()])
         held = _held_bytes(run)
-        step_seconds = _median_seconds(train, device)
-        evaluation_seconds = _median_seconds(_evaluation_step(run), device)
+        evaluate, step_seconds, evaluation_seconds = _evaluation_step(run), math.inf, math.inf
+        for _ in range(ROUNDS):  # so that no short disturbance meets all calls of one kind
+            train_mode(run, freezing)
+            step_seconds = min(step_seconds, _least_seconds(train, device))
+            run.backbone.module.eval()
+            evaluation_seconds = min(evaluation_seconds, _least_seconds(evaluate, device))
         run.close()
     return PhaseCost(step_seconds, evaluation_seconds, held + saved)
 
@@ -125,7 +130,6 @@ def _training_step(run: Run, freezing: Freezing) -> Callable[[], object]:
     rows = epoch_rows(part, seed=seed, epoch=1)[: run.experiment.training.batch_size]
     draws = augmentation_generator(seed=seed, epoch=1)
     feed, step = Feed(run, part), Step(run, freezing, after=0)
-    train_mode(run, freezing)
     return lambda: step(*feed.batch(rows, draws))
 
 
@@ -134,7 +138,6 @@ def _evaluation_step(run: Run) -> Callable[[], object]:
     assert run.inputs.data.val is not None, "a study has a validation split"
     feed = Feed(run, run.inputs.data.val)
     rows = torch.arange(min(_evaluation_batch(run.experiment), len(feed.split.labels)))
-    run.backbone.module.eval()
 
     def evaluate() -> None:
         with torch.inference_mode(), run.device.autocast():
@@ -154,18 +157,17 @@ def _epoch_seconds(experiment: Experiment, inputs: Inputs, phase: PhaseCost) -> 
     return steps * phase.step_seconds + batches * phase.evaluation_seconds
 
 
-def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return how long a call takes, as the median of some after a warm-up."""
-    for _ in range(WARM_UP):
-        work()
+def _least_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Return how long a call takes: the fastest of some after a first one, for what else a machine does only adds."""
+    work()
     wait_for(device)
     taken: list[float] = []
-    while len(taken) < MIN_TIMED or (sum(taken) < TIMED_SECONDS and len(taken) < MAX_TIMED):
+    while sum(taken) < ROUND_SECONDS:
         started = time.perf_counter()
         work()
         wait_for(device)
         taken.append(time.perf_counter() - started)
-    return statistics.median(taken)
+    return min(taken)
 
 
 def _saved_bytes(train: Callable[[], object], *, besides: Iterable[Tensor]) -> int:

@@ -58,6 +58,7 @@ def table(rows: Sequence[TrialRow], *, objectives: Sequence[str] = ()) -> pd.Dat
     ]
     frame = pd.DataFrame.from_records(records)
     whole = {name: "Int64" for name in ("best_epoch", "trainable_parameters", "reused_from") if name in frame}
+    whole |= {name: "Int64" for name in objectives if name in frame and frame[name].dropna().mod(1).eq(0).all()}
     return frame.astype(whole)
 
 

@@ -48,6 +48,14 @@ class _FirstObjective(optuna.Study):
     def __init__(self, stored: optuna.Study) -> None:
         super().__init__(stored.study_name, stored._storage, pruner=stored.pruner)
         self._directions = stored.directions[:1]
+        self._ended: dict[int, FrozenTrial] = {}  # they do not change any more, and are asked for after every epoch
 
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-        return [with_curve(trial) for trial in super().get_trials(deepcopy, states)]
+        return [self._with_curve(trial) for trial in super().get_trials(deepcopy, states)]
+
+    def _with_curve(self, trial: FrozenTrial) -> FrozenTrial:
+        if not trial.state.is_finished():
+            return with_curve(trial)
+        if trial.number not in self._ended:
+            self._ended[trial.number] = with_curve(trial)
+        return self._ended[trial.number]

@@ -24,6 +24,12 @@ FREEZES: tuple[dict[str, Any], ...] = (
 ONE = (EpochEnded(1, {}),)
 
 
+@pytest.fixture(autouse=True)
+def few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One timed call in a round is enough where no test looks at the clock."""
+    monkeypatch.setattr("fttune.training.cost.ROUND_SECONDS", 1e-9)
+
+
 class TinyNet(nn.Module):
     """Two Linears on 192 numbers, 5 hidden ones, 3 classes."""
 

@@ -36,6 +36,11 @@ STUDY: dict[str, Any] = {
     },
 }
 
+METRICS = [
+    {"name": "val/accuracy", "direction": "maximize"},
+    {"name": "trial/trainable_parameters", "direction": "minimize"},
+]
+
 
 def changed(base: dict[str, Any], **dotted: Any) -> dict[str, Any]:
     """Return a deep copy with other values at fields named with `__` for the dots between sections."""
@@ -71,6 +76,18 @@ def tiny_experiment(root: Path, **dotted: Any) -> Experiment:
 def tiny_study(root: Path, **dotted: Any) -> Study:
     """Write and load the tiny study."""
     return load_study(write_study(root, **dotted))
+
+
+def write_study_of_several(root: Path, name: str = "several", **dotted: Any) -> Path:
+    """Write the tiny study with `METRICS` in place of its one metric, and return its path."""
+    file = write_study(root, name, **{"metrics": METRICS, **dotted})
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return _write(file, {key: value for key, value in content.items() if key not in ("metric", "direction")})
+
+
+def study_of_several(root: Path, **dotted: Any) -> Study:
+    """Write and load the tiny study with several objectives."""
+    return load_study(write_study_of_several(root, **dotted))
 
 
 def _write(path: Path, content: dict[str, Any]) -> Path:

@@ -78,7 +78,9 @@ def export(
 def _write_recipe(study: Study, stored: "optuna.Study", number: int, out: Path) -> None:
     trial = stored.get_trials(deepcopy=False)[number]
     recipe = study.recipe(trial.params).replace({"training.monitor": study.metric})
-    header = [f"Trial {number} of study {stored.study_name}: {study.metric} {trial.value:.6g}."]
+    values = zip(study.objectives, trial.values, strict=True)
+    found = ", ".join(f"{objective.name} {value:.6g}" for objective, value in values)
+    header = [f"Trial {number} of study {stored.study_name}: {found}."]
     text = experiment_yaml(recipe, header)
     write_atomically(out, lambda file: file.write_text(text, encoding="utf-8"))
 

@@ -9,8 +9,13 @@ if TYPE_CHECKING:
     import optuna
 
 
+def front_rows(stored: "optuna.Study") -> list[TrialRow]:
+    """Return the trials that no other one dominates, in the order of `rows_of`."""
+    return [_row(trial) for trial in searching.front(stored)]
+
+
 def rows_of(stored: "optuna.Study") -> list[TrialRow]:
-    """Return every trial: complete ones best first, then the others by number."""
+    """Return every trial: complete ones best first (of several objectives the front), then the others by number."""
     best = searching.ranked(stored)
     order = {trial.number: position for position, trial in enumerate(best)}
     trials = sorted(stored.get_trials(deepcopy=False), key=lambda t: (order.get(t.number, len(best)), t.number))
@@ -22,7 +27,8 @@ def _row(trial: "optuna.trial.FrozenTrial") -> TrialRow:
     return TrialRow(
         number=trial.number,
         state=facts.state if facts else trial.state.name.lower(),
-        value=trial.value,
+        value=trial.values[0] if trial.values else None,
+        values=tuple(trial.values or ()),
         params=trial.params,
         best_epoch=facts.best_epoch if facts else None,
         trainable_parameters=facts.trainable_parameters if facts else None,

@@ -16,17 +16,20 @@ from fttune.config.distributions import Categorical
 from fttune.config.experiment import flatten
 from fttune.config.fingerprint import Identity, differences, digest
 from fttune.config.known import backbones
+from fttune.config.sections import VAL_METRICS
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, FttuneError, Interrupted
 from fttune.report.folds import write_folds
 from fttune.searching import Asked, Outcome
-from fttune.training import Inputs, check_recipe, choose_device, library_versions
+from fttune.training import Costs, Inputs, check_recipe, choose_device, library_versions
 from fttune.training.events import STUDY_ID, FileSaved, ModelSaved, RunClosed, RunOpened, StudyProgress
+from fttune.training.training import monitored
 
 if TYPE_CHECKING:
     import optuna
 
 ENVIRONMENT = "fttune.environment"
+COSTS = "fttune.costs"
 COMPARED_RUNS = 5
 MANY_STAGES = 1_000  # of a backbone whose stages are known only once it is built
 
@@ -62,7 +65,8 @@ def search(
                 session.notice(stored.study_name, f"study {stored.study_name} is finished: nothing to do")
             else:
                 own = {inputs_key(study.experiment): inputs}
-                trials = Trials(study, session, stored.study_name, str(stored.user_attrs[searching.ID]), own)
+                study_id = str(stored.user_attrs[searching.ID])
+                trials = Trials(study, session, stored.study_name, study_id, own, _costs(session, stored))
                 _Search(study, session, stored, trials).run(identity)
     return stored
 
@@ -74,7 +78,11 @@ def comparison_path(stored: "optuna.Study") -> str | None:
 
 
 def best_experiment(study: Study, stored: "optuna.Study") -> Experiment:
-    """Return the best trial's recipe, its best epoch chosen as there. Raises BadInput when no trial is complete."""
+    """Return the best trial's recipe, its best epoch chosen as there; with several objectives the best by the first.
+
+    Raises:
+        BadInput: no trial is complete.
+    """
     best = searching.ranked(stored)
     if not best:
         raise BadInput(f"study {stored.study_name} has no complete trial yet")
@@ -85,6 +93,9 @@ def require_searchable(study: Study, inputs: Inputs) -> None:
     """Refuse what no trial of a study can train on, before anything is written. Raises BadInput."""
     if inputs.data.val is None:
         raise BadInput("a search chooses by the validation split, but data.split.val is 0; give it a share")
+    for objective in study.objectives:
+        if objective.name in VAL_METRICS:
+            monitored(objective.name, inputs)
     check_recipe(_deepest(study), inputs, monitor=study.metric)
 
 
@@ -103,6 +114,15 @@ def _is_closed(study: Study, stored: "optuna.Study") -> bool:
     return is_finished(stored) and searching.is_spent(study, stored)
 
 
+def _costs(session: Session, stored: "optuna.Study") -> Costs:
+    """Return what recipes cost, as the study has measured so far: a resumed one goes by the same figures."""
+    return Costs(
+        stored.user_attrs.get(COSTS),
+        keep=lambda figures: stored.set_user_attr(COSTS, figures),
+        settle=session.uploader.flush,
+    )
+
+
 def _compare_stores(session: Session, study: Study, stored: "optuna.Study") -> None:
     """Say when MLflow lacks a study that Optuna holds: its store was deleted, or another one is in use."""
     tags = {"fttune.kind": "study", STUDY_ID: str(stored.user_attrs[searching.ID])}
@@ -116,8 +136,8 @@ def _compare_stores(session: Session, study: Study, stored: "optuna.Study") -> N
 class _Search:
     """One invocation's search.
 
-    `done` and `best` are what people are told of the trials so far: counted from one trial to the next, for a look at
-    all of them after each costs more than a trial in a long study.
+    `done` and `best`, by the first objective, are what people are told of the trials so far: counted from one trial to
+    the next, for a look at all of them after each costs more than a trial in a long study.
     """
 
     study: Study
@@ -139,7 +159,7 @@ class _Search:
             self._compare_environment()
             self._log_folds()
             self.done = searching.counted(self.stored)
-            self.best = next((trial.value for trial in searching.ranked(self.stored)), None)
+            self.best = next((trial.values[0] for trial in searching.ranked(self.stored)), None)
             self._report_progress()
             searching.search(
                 self.study,
@@ -209,8 +229,7 @@ class _Search:
         else:
             model = ModelSaved(checkpoint, experiment.data.image_size, self.session.workspace.plugins)
             self.session.log.append(parent, model)
-        assert best.value is not None, "a ranked trial has a value"
-        return RunClosed("complete", {"fttune.best_trial": str(best.number)}, {"best_value": best.value})
+        return RunClosed("complete", {"fttune.best_trial": str(best.number)}, {"best_value": best.values[0]})
 
     def _remember_closed(self, best: "list[optuna.trial.FrozenTrial]") -> None:
         runs = [f"{self.stored.study_name}/{trial.number}" for trial in best[:COMPARED_RUNS]]
@@ -223,6 +242,7 @@ class _Search:
 
 def _about(study: Study) -> dict[str, object]:
     """Return the parent run's params, which MLflow never lets change: how it searches, and from which recipe."""
-    own = study.model_dump(include={"metric", "direction", "batch", "sampler", "pruner", "evaluation"})
+    own = {"metric", "direction", "batch", "sampler", "pruner", *study.optional}
+    params = flatten(study.model_dump(include=own))
     space = {f"space.{name}": d.model_dump_json(exclude_defaults=True) for name, d in study.space.items()}
-    return {**flatten(own), **space, **study.experiment.params()}
+    return {**params, **space, **study.experiment.params()}

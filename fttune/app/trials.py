@@ -15,10 +15,12 @@ from fttune.config import Experiment, Study
 from fttune.config.depth import DEPTH, resolved_depth
 from fttune.config.distributions import Categorical, Float, Int
 from fttune.config.experiment import flatten
+from fttune.config.sections import COSTS, MEMORY, PARAMETERS, SECONDS
 from fttune.errors import Diverged, FttuneError, Interrupted
 from fttune.searching import Asked, Outcome
 from fttune.training import (
     CheckpointFolder,
+    Costs,
     FineTuneResult,
     Fit,
     Inputs,
@@ -44,7 +46,8 @@ WRITERS = min(4, os.cpu_count() or 1)  # of a cohort's checkpoints, side by side
 class Trials:
     """The trials of one generation of a study, called `name` in the stores, `id` its own there.
 
-    `inputs` keeps the images and weights that trials share, by what of a recipe decides about them.
+    `inputs` keeps the images and weights that trials share, by what of a recipe decides about them, `costs` what
+    recipes cost, where that is an objective.
     """
 
     study: Study
@@ -52,6 +55,7 @@ class Trials:
     name: str
     id: str
     inputs: dict[str, Inputs]
+    costs: Costs = field(default_factory=Costs)
     _begins: dict[tuple[int, int], Begin] = field(default_factory=dict)
     _ended: dict[int, Outcome] = field(default_factory=dict)
     _paused: dict[int, tuple[Asked, Fit]] = field(default_factory=dict)
@@ -92,7 +96,7 @@ class Trials:
         self._open(asked, self.study.experiment.replace(asked.values).params())
         known = {"value": outcome.value, "best_epoch": outcome.best_epoch}
         known |= {"trainable_parameters": outcome.trainable_parameters}
-        metrics = {name: float(value) for name, value in known.items() if value is not None}
+        metrics = {name: float(value) for name, value in known.items() if value is not None} | self._costs_in(outcome)
         self._log(asked, RunClosed("complete", {"fttune.reused_from": str(twin)}, metrics))
         self.session.deliver(self._key(asked))
 
@@ -121,8 +125,9 @@ class Trials:
         with self._closed_when_interrupted(cohort), ThreadPoolExecutor(WRITERS) as pool:
             self._open(cohort[0], self._params(cohort[0]))
             first = self._finished(*works[0])
+            quiet = not self._measures and first[0].state != "failed"  # nothing may disturb what is measured
             members = all(map(is_member, chain.from_iterable(begins)))
-            side_by_side = pool.map if first[0].state != "failed" and members else map
+            side_by_side = pool.map if quiet and members else map
             ended = chain([first], side_by_side(lambda work: self._finished(*work), works[1:]))
             outcomes = {}
             for one, events, (outcome, closed) in zip(cohort, logged, ended, strict=True):
@@ -145,7 +150,9 @@ class Trials:
             result = train(asked, experiment, begins, emit)
             if result is None:
                 return Outcome("paused"), None
-            return _outcome(result), RunClosed(result.state, metrics=result_metrics(experiment, result))
+            outcome = self._outcome(experiment, result)
+            metrics = result_metrics(experiment, result) | self._costs_in(outcome)
+            return outcome, RunClosed(result.state, metrics=metrics)
         except (Interrupted, KeyboardInterrupt):
             raise
         except Diverged as error:
@@ -184,6 +191,33 @@ class Trials:
         for file in (best, best.with_suffix(".json")):
             emit(FileSaved(file, "checkpoint"))
         return over_folds(results, "pruned" if verdict == "prune" else "complete")
+
+    def _outcome(self, experiment: Experiment, result: FineTuneResult) -> Outcome:
+        complete = result.state == "complete"
+        return Outcome(
+            result.state,
+            result.value if complete else None,
+            result.trainable_parameters,
+            result.best_epoch,
+            others=self._further(experiment, result) if complete else (),
+        )
+
+    def _further(self, experiment: Experiment, result: FineTuneResult) -> tuple[float, ...]:
+        """Return the values of the study's further objectives: metrics at the best epoch, and costs."""
+        found = {**result.metrics, PARAMETERS: float(result.trainable_parameters)}
+        if self._measures:
+            cost = self.costs.of(experiment, self._inputs_of(experiment), result.epochs)
+            found |= {SECONDS: cost.seconds, MEMORY: float(cost.peak_memory_bytes)}
+        return tuple(found[objective.name] for objective in self.study.objectives[1:])
+
+    @property
+    def _measures(self) -> bool:
+        return any(objective.name in (SECONDS, MEMORY) for objective in self.study.objectives)
+
+    def _costs_in(self, outcome: Outcome) -> dict[str, float]:
+        """Return the costs among a complete trial's objectives, by name; its metrics are in its curves."""
+        further = zip(self.study.objectives[1:], outcome.others, strict=bool(outcome.others))
+        return {objective.name: value for objective, value in further if objective.name in COSTS}
 
     def _judge(self, asked: Asked, experiment: Experiment, ended: EpochEnded) -> Verdict:
         """Report the epoch; the last one ends the trial anyway, as complete."""
@@ -270,8 +304,3 @@ def depths_of(study: Study, stages: int) -> list[int]:
 def _rest(asked: Asked) -> list[Asked]:
     """Return a trial and those of its cohort that come after it."""
     return [one for one in asked.cohort if one.number >= asked.number] or [asked]
-
-
-def _outcome(result: FineTuneResult) -> Outcome:
-    value = result.value if result.state == "complete" else None
-    return Outcome(result.state, value, result.trainable_parameters, result.best_epoch)

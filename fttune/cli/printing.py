@@ -64,24 +64,34 @@ def print_study(study: "Study", stored: "optuna.Study", as_json: bool) -> None:
     import json
     from collections import Counter
 
-    from fttune.app.results import rows_of
+    from fttune.app.results import front_rows, rows_of
     from fttune.app.search import comparison_path
     from fttune.report import as_records, as_text, distinct_recipes, summary, table
 
-    rows = rows_of(stored)
+    rows, front = rows_of(stored), front_rows(stored)
+    names = [objective.name for objective in study.objectives]
     states = Counter(row.state for row in rows)
     path = comparison_path(stored)
     if as_json:
         counts = {"states": states, "distinct_recipes": distinct_recipes(rows)}
         found = {"study": stored.study_name, "metric": study.metric, **counts, "compare": path}
-        typer.echo(json.dumps({**found, "trials": as_records(table(rows))}))
+        trials = [
+            {**record, "values": dict(zip(names, row.values, strict=False))}
+            for record, row in zip(as_records(table(rows)), rows, strict=True)
+        ]
+        typer.echo(json.dumps({**found, "front": [row.number for row in front], "trials": trials}))
         return
     typer.echo(f"study {stored.study_name}: {summary(rows)}")
-    complete = [row for row in rows if row.state == "complete"]
-    if not complete:
+    if not front:
         typer.echo("no trial is complete; the lines above and the tag fttune.cause in MLflow say why")
         return
-    typer.echo(f"best five by {study.metric}:\n{as_text(table(complete[:5]))}")
+    if len(names) > 1:
+        on_front = "1 trial is" if len(front) == 1 else f"{len(front)} trials are"
+        wanted = " and ".join(f"{objective.name} ({objective.direction})" for objective in study.objectives)
+        typer.echo(f"{on_front} on the front of {wanted}:\n{as_text(table(front, objectives=names))}")
+    else:
+        complete = [row for row in rows if row.state == "complete"]
+        typer.echo(f"best five by {study.metric}:\n{as_text(table(complete[:5]))}")
     if path:
         typer.echo(f"compare them in MLflow: run `fttune ui`, then open http://127.0.0.1:5000{path}")
 

@@ -33,9 +33,10 @@ def experiment_identity(experiment: Experiment, *, data: str, weights: str) -> I
 def study_identity(study: Study, *, data: str, weights: str, folds: str | None = None) -> Identity:
     """Return the identity of a study: its experiment's, and how it searches; `folds` says what validates where."""
     recipe = experiment_identity(study.experiment, data=data, weights=weights)
-    search = study.model_dump(include={"metric", "direction", "batch", "sampler", "pruner", "space"})
+    # What is optional stands in it only where it is there: so identities from before it came still hold.
+    search = study.model_dump(include={"metric", "direction", "batch", "sampler", "pruner", "space", *study.optional})
     if study.evaluation is not None:
-        search["evaluation"] = {**study.evaluation.model_dump(), FOLDS.rpartition(".")[2]: folds}
+        search["evaluation"] |= {FOLDS.rpartition(".")[2]: folds}
     return _plain(
         {
             **{f"experiment.{key}": value for key, value in recipe.items()},

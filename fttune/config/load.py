@@ -182,6 +182,7 @@ def _rules_of_study(fields: Mapping[str, Any]) -> Iterator[Problem]:
         sampler=valid_sampler and valid_sampler.type,
         baselines=[b if isinstance(b, dict) else {} for b in baselines] if isinstance(baselines, list) else [],
         experiment=fields.get("experiment"),
+        given={name for name, value in fields.items() if value is not None},
     )
 
 

@@ -26,6 +26,9 @@ VAL_METRICS = {
     "val/macro_f1": "maximize",
     "val/top5_accuracy": "maximize",
 }
+# What a trial costs, less is better: objectives of a study that has several.
+SECONDS, PARAMETERS, MEMORY = "trial/seconds", "trial/trainable_parameters", "trial/peak_memory_bytes"
+COSTS = {SECONDS: "minimize", PARAMETERS: "minimize", MEMORY: "minimize"}
 
 
 class Section(BaseModel):

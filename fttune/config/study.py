@@ -3,7 +3,7 @@
 `Study.sample(trial)` is the whole meeting point: it asks a trial for values and returns an experiment.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Protocol
 
@@ -12,9 +12,9 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from fttune.config.data import CrossValidation
 from fttune.config.distributions import Categorical, Choice, Distribution, Float, Int, Scalar, encoded
 from fttune.config.experiment import Experiment
-from fttune.config.known import shown
+from fttune.config.known import one_of, shown
 from fttune.config.problems import raise_if_any
-from fttune.config.sections import NAME, VAL_METRICS, Section, Seed, broken, val_metric
+from fttune.config.sections import COSTS, NAME, VAL_METRICS, Section, Seed, broken, val_metric
 from fttune.config.space import Space
 from fttune.config.study_rules import study_problems
 
@@ -109,20 +109,54 @@ class Confirm(Section):
 
 
 Baseline = Annotated[dict[str, Choice], Field(min_length=1)]
+Direction = Literal["maximize", "minimize"]
+_OBJECTIVES = {**VAL_METRICS, **COSTS}
+
+
+class Metric(Section):
+    """One objective of a study: a validation metric, or what a trial costs."""
+
+    name: str
+    direction: Direction
+
+    @field_validator("name")
+    @classmethod
+    def _known_name(cls, name: str) -> str:
+        if name not in _OBJECTIVES:
+            raise broken(one_of(name, _OBJECTIVES))
+        return name
+
+    @field_validator("direction")
+    @classmethod
+    def _direction_of_metric(cls, direction: str, info: ValidationInfo) -> str:
+        return _fitting(direction, info.data.get("name"))
+
+
+def _fitting(direction: str, metric: str | None) -> str:
+    if metric and direction != _OBJECTIVES[metric]:
+        raise broken(f"must be {_OBJECTIVES[metric]} for {metric}, got {direction!r}")
+    return direction
+
+
+def _of_first(field: str, default: str) -> Callable[[Mapping[str, Any]], Any]:
+    """Return what fills in `metric` or `direction`: that of the first of `metrics`, where these are given."""
+    return lambda fields: getattr(fields["metrics"][0], field) if fields.get("metrics") else default
 
 
 class Study(Section):
     """One search: which experiment, over which space, for which metric, within which budget.
 
-    `name` is the stem of its file; it is not a YAML field.
+    `metrics` are several objectives, in place of `metric` and `direction`; these are then those of the first one, which
+    chooses the best epoch and is what a pruner watches. `name` is the stem of its file; it is not a YAML field.
 
     Raises:
         pydantic.ValidationError: a field or a rule between fields is broken (files: `load_study`).
     """
 
     experiment: Experiment
-    metric: str = "val/accuracy"
-    direction: Literal["maximize", "minimize"] = "maximize"
+    metrics: Annotated[tuple[Metric, ...], Field(strict=False)] | None = None
+    metric: str = Field(default_factory=_of_first("name", "val/accuracy"))
+    direction: Direction = Field(default_factory=_of_first("direction", "maximize"))
     budget: Budget
     batch: int = Field(default=8, ge=1)
     sampler: Sampler = Sampler()
@@ -135,6 +169,21 @@ class Study(Section):
     tracking: Tracking = Field(default=Tracking(), exclude=True)
     name: str = Field(default="study", exclude=True, pattern=NAME)
 
+    @field_validator("metrics")
+    @classmethod
+    def _several(cls, metrics: tuple[Metric, ...] | None) -> tuple[Metric, ...] | None:
+        if metrics is None:
+            return None
+        names = [metric.name for metric in metrics]
+        if len(names) < 2:
+            raise broken(f"must be at least two objectives; write one as metric and direction, got {shown(names)}")
+        if len(set(names)) < len(names):
+            raise broken(f"each objective can stand once, got {shown(names)}")
+        if names[0] not in VAL_METRICS:
+            rule = "the first must be a validation metric, which chooses the best epoch; change the order"
+            raise broken(f"{rule}, got {names[0]}")
+        return metrics
+
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, metric: str) -> str:
@@ -143,10 +192,7 @@ class Study(Section):
     @field_validator("direction")
     @classmethod
     def _direction_of_metric(cls, direction: str, info: ValidationInfo) -> str:
-        metric = info.data.get("metric")
-        if metric and direction != VAL_METRICS[metric]:
-            raise broken(f"must be {VAL_METRICS[metric]} for {metric}, got {direction!r}")
-        return direction
+        return _fitting(direction, info.data.get("metric"))
 
     @model_validator(mode="before")
     @classmethod
@@ -170,10 +216,19 @@ class Study(Section):
     @model_validator(mode="after")
     def _rules(self) -> "Study":
         problems = study_problems(
-            space=self.space, sampler=self.sampler.type, baselines=self.baselines, experiment=self.experiment
+            space=self.space,
+            sampler=self.sampler.type,
+            baselines=self.baselines,
+            experiment=self.experiment,
+            given={name for name in self.model_fields_set if getattr(self, name) is not None},
         )
         raise_if_any(problems, type(self))
         return self
+
+    @property
+    def optional(self) -> frozenset[str]:
+        """The names of the parts that decide results and that this study has beside those of every study."""
+        return frozenset(name for name in ("metrics", "evaluation") if getattr(self, name) is not None)
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """Return a value for each field of the space that acts, asked of `trial`; parents before children."""
@@ -190,6 +245,11 @@ class Study(Section):
     def recipe(self, params: Mapping[str, Scalar]) -> Experiment:
         """Return the experiment that a trial's stored `params` make."""
         return self.experiment.replace(self.values(params))
+
+    @cached_property
+    def objectives(self) -> tuple[Metric, ...]:
+        """What trials are judged by, in order: `metrics`, or the one `metric`."""
+        return self.metrics or (Metric(name=self.metric, direction=self.direction),)
 
     @cached_property
     def searched(self) -> Space:

@@ -43,10 +43,20 @@ _JOINED = (
 
 
 def study_problems(
-    *, space: Distributions, sampler: str | None, baselines: Sequence[Point], experiment: Experiment | None
+    *,
+    space: Distributions,
+    sampler: str | None,
+    baselines: Sequence[Point],
+    experiment: Experiment | None,
+    given: Set[str],
 ) -> Iterator[Problem]:
-    """Yield every broken rule between the parts of a study; None stands for a part that is broken by itself."""
+    """Yield every broken rule between the parts of a study; None stands for a part that is broken by itself.
+
+    `given` are the fields that the file states.
+    """
     searched = None
+    if "metrics" in given:
+        yield from _several_objectives_fit(given, sampler)
     if experiment:
         names = {name: d for name, d in space.items() if d and not _not_searchable(name, type(experiment))}
         searched = Space(names, type(experiment), experiment.given())
@@ -62,6 +72,14 @@ def study_problems(
         yield from conditions.values()
         if not conditions:
             yield from _space_fits(searched, experiment, broken=space.keys() - searched.distributions.keys())
+
+
+def _several_objectives_fit(given: Set[str], sampler: str | None) -> Iterator[Problem]:
+    for field in ("metric", "direction"):
+        if field in given:
+            yield Problem(field, "cannot stand beside metrics, the first of which it would be; leave it out")
+    if sampler == "cmaes":
+        yield Problem("sampler.type", "cmaes searches for one objective only, but there are metrics; use tpe")
 
 
 def _sampler_fits(space: Distributions, searched: Space | None, sampler: str) -> Iterator[Problem]:

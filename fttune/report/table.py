@@ -26,7 +26,8 @@ class TrialRow:
     """One trial: its number, state, value, the values of the space, and what it cost.
 
     `state` is complete, pruned, diverged, failed or running; `seconds` is wall time; `reused_from` is the number of the
-    trial with the same recipe whose value this one took over; `cause` says why it failed or diverged.
+    trial with the same recipe whose value this one took over; `cause` says why it failed or diverged. `values` are
+    those of all objectives of the study, in their order; `value` is the first of them.
     """
 
     number: int
@@ -39,6 +40,7 @@ class TrialRow:
     reused_from: int | None = None
     cause: str | None = None
     setting: Setting = Setting()
+    values: tuple[float, ...] = ()
 
     @property
     def has_own_value(self) -> bool:
@@ -59,19 +61,24 @@ def distinct_recipes(rows: Sequence[TrialRow]) -> int:
     return sum(row.has_own_value for row in rows)
 
 
-def table(rows: Sequence[TrialRow]) -> pd.DataFrame:
-    """Return one line per trial in the order of `rows`, the values of the space as columns."""
-    fixed = ("number", "state", "value")
+def table(rows: Sequence[TrialRow], *, objectives: Sequence[str] = ()) -> pd.DataFrame:
+    """Return one line per trial in the order of `rows`, the values of the space as columns.
+
+    `objectives` are the names of several, which are columns then in place of `value`.
+    """
+    fixed = ("number", "state") if objectives else ("number", "state", "value")
     measured = ["best_epoch", "trainable_parameters", "seconds"]
     measured += ["reused_from"] if any(row.reused_from is not None for row in rows) else []
     records = [
         {name: getattr(row, name) for name in fixed}
+        | dict(zip(objectives, row.values, strict=bool(row.values)) if objectives else ())
         | dict(row.params)
         | {name: getattr(row, name) for name in measured}
         for row in rows
     ]
     frame = pd.DataFrame.from_records(records)
     whole = {name: "Int64" for name in ("best_epoch", "trainable_parameters", "reused_from") if name in frame}
+    whole |= {name: "Int64" for name in objectives if name in frame and frame[name].dropna().mod(1).eq(0).all()}
     return frame.astype(whole)
 
 

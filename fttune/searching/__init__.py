@@ -1,6 +1,7 @@
 """Ask, run, tell; resume; prune. The only room that imports optuna."""
 
 from fttune.searching.executors import Asked, Executor, Inline, Objective, Outcome
+from fttune.searching.ranking import front, ranked
 from fttune.searching.search import is_spent, search
 from fttune.searching.store import (
     ID,
@@ -10,7 +11,6 @@ from fttune.searching.store import (
     facts_of,
     open_storage,
     open_study,
-    ranked,
     stored_studies,
     study_lock,
 )
@@ -26,6 +26,7 @@ __all__ = [
     "counted",
     "current_name",
     "facts_of",
+    "front",
     "is_spent",
     "open_storage",
     "open_study",

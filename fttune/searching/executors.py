@@ -30,6 +30,7 @@ class Asked:
 class Outcome:
     """How a trial ended; `value` belongs to complete trials, `cause` to failed and diverged ones.
 
+    `others` are the values of the study's further objectives, in their order, where it has several.
     A paused one has not ended: submitted again it goes on, its judge asked anew about the epoch after which it paused.
     """
 
@@ -38,6 +39,7 @@ class Outcome:
     trainable_parameters: int | None = None
     best_epoch: int | None = None
     cause: str | None = None
+    others: tuple[float, ...] = ()
 
 
 class Objective(Protocol):

@@ -138,8 +138,8 @@ class History:
         self._counted += 1
         self._taken.add(frozenset(trial.params.items()))
         if trial.state is TrialState.COMPLETE:
-            assert trial.value is not None, "a complete trial has a value"
-            insort(self._ranks, (-trial.value if self._study.direction == "maximize" else trial.value, trial.number))
+            value = trial.values[0]
+            insort(self._ranks, (-value if self._study.direction == "maximize" else value, trial.number))
             if facts and facts.recipe:
                 first = self._first_with.get(facts.recipe, trial.number)
                 self._first_with[facts.recipe] = min(first, trial.number)

@@ -2,7 +2,8 @@
 
 Medians, and no pruner at all, look at one trial after the other. Successive halving and hyperband decide on a block of
 trials at once: all train to a rung and pause there, the best go on, the others are pruned. Optuna's own pruners decide
-on each trial as it arrives, so that the first ones of a study always go on.
+on each trial as it arrives, so that the first ones of a study always go on. With several objectives all look at the
+first one.
 """
 
 import math
@@ -15,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from fttune.config import Study
 from fttune.config.study import HyperbandPruner, NoPruner, SuccessiveHalvingPruner
+from fttune.searching.curves import curve_of, first_objective, report, with_curve
 from fttune.searching.executors import Judge
 from fttune.training import Verdict
 
@@ -37,7 +39,7 @@ def pruning_of(study: Study, stored: optuna.Study) -> Pruning:
     """Return the pruning of a block. Nothing is decided twice: what an earlier process reported counts."""
     if isinstance(study.pruner, SuccessiveHalvingPruner | HyperbandPruner):
         return Rungs(study.pruner, stored, batch=study.batch)
-    return OneByOne(pruner=None if isinstance(study.pruner, NoPruner) else stored.pruner)
+    return OneByOne(stored, pruner=None if isinstance(study.pruner, NoPruner) else stored.pruner)
 
 
 class OneByOne:
@@ -46,15 +48,15 @@ class OneByOne:
     Without a pruner nothing is reported: each report is a transaction, and MLflow has the curve.
     """
 
-    def __init__(self, pruner: optuna.pruners.BasePruner | None) -> None:
-        self._pruner = pruner
+    def __init__(self, stored: optuna.Study, *, pruner: optuna.pruners.BasePruner | None) -> None:
+        self._pruner, self._seen = pruner, first_objective(stored)
 
     def judge(self, trial: Trial) -> Judge:
         """Report each epoch and ask Optuna."""
-        if self._pruner is None:
+        if (pruner := self._pruner) is None:
             return lambda *_: "go"
         frozen = trial.storage.get_trial(trial._trial_id)
-        reported, pruned_at = frozen.last_step or 0, frozen.user_attrs.get(PRUNED_AT)
+        reported, pruned_at = max(curve_of(frozen), default=0), frozen.user_attrs.get(PRUNED_AT)
 
         def judge(epoch: int, value: float, _: int) -> Verdict:
             if pruned_at is not None:
@@ -62,8 +64,8 @@ class OneByOne:
             if epoch < reported:
                 return "go"
             if epoch > reported:
-                trial.report(value, step=epoch)
-            if not trial.should_prune():
+                report(trial, value, step=epoch)
+            if not pruner.prune(self._seen, with_curve(trial.storage.get_trial(trial._trial_id))):
                 return "go"
             trial.set_user_attr(PRUNED_AT, epoch)
             return "prune"
@@ -78,8 +80,8 @@ class Rungs:
     """Successive halving (Jamieson & Talwalkar 2016), in brackets for hyperband (Li et al., JMLR 2018).
 
     The rungs of bracket s are `min_epochs * reduction_factor ** (s + k)` for k = 0, 1, ..., in epochs since the last
-    phase of the policy began, so that a recipe is not judged by what it does before its own last part. They are the
-    only values that Optuna is told of a trial, under the number of these epochs as step.
+    phase of the policy began, so that a recipe is not judged by what it does before its own last part. The values there
+    are the only ones that are reported of a trial, under the number of these epochs as step.
 
     A trial goes on when its value at the rung is among the best `1 / reduction_factor` of all trials of its bracket
     that came so far, those of its own block among them (as ASHA counts, Li et al. 2020); at least the best one does.
@@ -97,7 +99,7 @@ class Rungs:
         """Report the value at a rung, and pause there until `decide` has decided."""
         frozen = trial.storage.get_trial(trial._trial_id)
         rung = self._first * self._factor ** _bracket(self._stored, frozen)
-        reported, pruned_at = frozen.last_step or 0, frozen.user_attrs.get(PRUNED_AT)
+        reported, pruned_at = max(curve_of(frozen), default=0), frozen.user_attrs.get(PRUNED_AT)
 
         def judge(_: int, value: float, settled: int) -> Verdict:
             if not self._is_rung(settled, first=rung):
@@ -107,7 +109,7 @@ class Rungs:
             if (decided := self._decided.get((trial.number, settled))) is not None:
                 return decided
             if settled > reported:
-                trial.report(value, step=settled)
+                report(trial, value, step=settled)
             self._waits_at[trial.number] = settled
             return "pause"
 
@@ -120,13 +122,13 @@ class Rungs:
             rung = self._waits_at[trial.number]
             others = _filter_study(self._stored, frozen).get_trials(deepcopy=False)
             end = (trial.number // self._batch + 1) * self._batch
-            reported = (other.intermediate_values.get(rung, math.nan) for other in others if other.number < end)
+            reported = (curve_of(other).get(rung, math.nan) for other in others if other.number < end)
             values = [value for value in reported if not math.isnan(value)]  # a diverged trial's last report is NaN
             goes_on = is_among_best(
-                frozen.intermediate_values[rung],
+                curve_of(frozen)[rung],
                 values,
                 share=self._factor,
-                maximize=self._stored.direction is optuna.study.StudyDirection.MAXIMIZE,
+                maximize=self._stored.directions[0] is optuna.study.StudyDirection.MAXIMIZE,
             )
             self._decided[trial.number, rung] = "go" if goes_on else "prune"
             if not goes_on:

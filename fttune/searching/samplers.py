@@ -16,7 +16,7 @@ SEEN_BY_GP = 200, 50  # its work grows with the cube
 
 def seen_by(study: Study) -> tuple[int, int]:
     """Return how many trials the sampler sees at most: the newest ones before the one to propose, and of those older
-    than these the best complete ones (the lower number on ties).
+    than these the best complete ones by the first objective (the lower number on ties).
 
     So its proposal is a function of a bounded part of the history, which a resumed study finds again. Up to the first
     of the two it sees all. TPE calls at most 25 trials good, so 100 hold all that it would.
@@ -37,7 +37,8 @@ def sampler_for(study: Study, number: int, *, at_random: bool = False) -> BaseSa
         if at_random:
             return RandomSampler(seed=seed)
         if study.sampler.type == "tpe":  # groups keep parameters that do not always act in the joint space
-            return TPESampler(seed=seed, group=study.searched.is_conditional)
+            grouped = study.searched.is_conditional  # said outright: Optuna warns of it where objectives are several
+            return TPESampler(seed=seed, group=grouped, multivariate=True if grouped else None)
         if study.sampler.type == "gp":
             return GPSampler(seed=seed, warn_independent_sampling=False)
         if study.sampler.type == "cmaes":

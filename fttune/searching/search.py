@@ -208,7 +208,8 @@ def _reused(trial: Trial, asked: Asked, twin: FrozenTrial, reuse: Reuse) -> Outc
     """End a trial with the value of another that trained the same recipe."""
     found = facts_of(twin)
     assert found is not None, "a complete trial has facts"
-    outcome = Outcome("complete", twin.value, found.trainable_parameters, found.best_epoch)
+    value, *others = twin.values
+    outcome = Outcome("complete", value, found.trainable_parameters, found.best_epoch, others=tuple(others))
     reuse(asked, outcome, twin.number)
     _record(trial, replace(found, seconds=0.0, reused_from=twin.number))
     _tell(trial, outcome)
@@ -236,12 +237,14 @@ def _record(trial: Trial, facts: TrialFacts) -> None:
 
 def _tell(trial: Trial, outcome: Outcome) -> None:
     if outcome.state == "complete":
-        trial.study.tell(trial, outcome.value)
+        assert outcome.value is not None, "a complete trial has a value"
+        trial.study.tell(trial, [outcome.value, *outcome.others])
     elif outcome.state == "failed":
         trial.study.tell(trial, state=TrialState.FAIL)
     else:
         if outcome.state == "diverged":
             # Optuna gives a pruned trial its last report as value; a NaN there leaves it without one, as it should be.
+            # With several objectives it knows of no report, and gives none.
             last = trial.storage.get_trial(trial._trial_id).last_step
             if last is not None:
                 trial.report(math.nan, step=last + 1)

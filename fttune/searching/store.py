@@ -1,4 +1,4 @@
-"""A study in Optuna's storage: opened or made, its identity held, its generations named, its trials ranked."""
+"""A study in Optuna's storage: opened or made, its identity held, its generations named."""
 
 import json
 import os
@@ -109,7 +109,10 @@ def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bo
     name = current_name(study.name, storage, following=new)
     if name not in optuna.get_all_study_names(storage):
         made = optuna.create_study(
-            study_name=name, storage=storage, direction=study.direction, pruner=pruner_for(study)
+            study_name=name,
+            storage=storage,
+            directions=[objective.direction for objective in study.objectives],
+            pruner=pruner_for(study),
         )
         _begin(made, identity)
         return _kept_in_memory(made, storage)
@@ -166,16 +169,3 @@ def facts_of(trial: FrozenTrial) -> TrialFacts | None:
 def counted(stored: optuna.Study) -> int:
     """Return how many trials count towards the budget: complete and pruned ones."""
     return len(stored.get_trials(deepcopy=False, states=COUNTED))
-
-
-def ranked(stored: optuna.Study) -> list[FrozenTrial]:
-    """Return the complete trials, best first; equal values rank by fewer trained parameters, then lower number."""
-    sign = -1 if stored.direction is optuna.study.StudyDirection.MAXIMIZE else 1
-
-    def key(trial: FrozenTrial) -> tuple[float, float, int]:
-        facts = facts_of(trial)
-        size = facts.trainable_parameters if facts and facts.trainable_parameters is not None else float("inf")
-        assert trial.value is not None, "a complete trial has a value"
-        return sign * trial.value, size, trial.number
-
-    return sorted(stored.get_trials(deepcopy=False, states=[TrialState.COMPLETE]), key=key)

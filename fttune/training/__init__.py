@@ -2,6 +2,7 @@
 
 from fttune.training.checkpoints import CheckpointFolder, library_versions
 from fttune.training.cohort import cohort_key, is_member, plan
+from fttune.training.cost import Costs
 from fttune.training.device import choose_device
 from fttune.training.fine_tune import FineTuneResult, Fit, Verdict, check_recipe, fine_tune, finish
 from fttune.training.folds import best_fold, fold_ended, in_fold, over_folds
@@ -10,6 +11,7 @@ from fttune.training.training import Training
 
 __all__ = [
     "CheckpointFolder",
+    "Costs",
     "FineTuneResult",
     "Fit",
     "Inputs",

@@ -36,13 +36,15 @@ class Described:
 class EpochEnded:
     """Metrics of one epoch, counted from 1; `unix_ms` is when it ended.
 
-    `unsettled` is how many of the epochs so far lie before the last phase of the policy.
+    `unsettled` is how many of the epochs so far lie before the last phase of the policy, `phase` the place of its own
+    phase there, from 0.
     """
 
     epoch: int
     metrics: Mapping[str, float]
     unix_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     unsettled: int = 0
+    phase: int = 0
 
 
 @dataclass(frozen=True)

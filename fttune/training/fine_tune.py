@@ -1,7 +1,7 @@
 """The one function that all else is about: train a recipe, watch its best epoch, write its checkpoint."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,15 @@ Verdict = Literal["go", "stop", "prune", "pause"]  # on a training after an epoc
 class FineTuneResult:
     """What a run found.
 
-    `value` is the monitored metric at `best_epoch` (counted from 1), None without a validation split; `step_losses`
-    holds the training loss of every step; `checkpoint` is the written `best.safetensors`.
+    `value` is the monitored metric at `best_epoch` (counted from 1), None without a validation split, and `metrics` are
+    all those of that epoch; `step_losses` holds the training loss of every step; `checkpoint` is the written
+    `best.safetensors`.
     """
 
     state: Literal["complete", "pruned"]
     best_epoch: int
     value: float | None
+    metrics: Mapping[str, float]
     epochs: tuple[EpochEnded, ...]
     step_losses: tuple[float, ...]
     trainable_parameters: int
@@ -140,6 +142,7 @@ class Fit:
             state=state,
             best_epoch=best.epoch,
             value=best.metrics[monitor] if monitor else None,
+            metrics=best.metrics,
             epochs=tuple(self._epochs),
             step_losses=tuple(self._training.step_losses),
             trainable_parameters=trainable,

@@ -30,8 +30,7 @@ def in_fold(emit: Emit, fold: int) -> Emit:
 
 def fold_ended(result: FineTuneResult, fold: int) -> EpochEnded:
     """Return what a fold, counted from 1, found at its best epoch: metrics under `fold/`, with the fold as step."""
-    best = result.epochs[result.best_epoch - 1].metrics
-    found = {name: value for name, value in best.items() if "/" in name and name.partition("/")[0] != "train"}
+    found = {name: value for name, value in result.metrics.items() if "/" in name and name.partition("/")[0] != "train"}
     return EpochEnded(fold, {f"fold/{name}": value for name, value in found.items()})
 
 
@@ -42,12 +41,14 @@ def best_fold(results: Sequence[FineTuneResult], *, maximize: bool) -> FineTuneR
 
 
 def over_folds(results: Sequence[FineTuneResult], state: Literal["complete", "pruned"]) -> FineTuneResult:
-    """Return the result of a recipe: the mean value over its folds, the median of their best epochs, all epochs."""
+    """Return the result of a recipe: the mean value and metrics over its folds, the median of their best epochs,
+    all epochs."""
     values = [result.value for result in results if result.value is not None]
     return dataclasses.replace(
         results[0],
         state=state,
         value=statistics.fmean(values),
+        metrics={name: statistics.fmean(r.metrics[name] for r in results) for name in results[0].metrics},
         best_epoch=statistics.median_low([result.best_epoch for result in results]),
         epochs=tuple(epoch for result in results for epoch in result.epochs),
         step_losses=tuple(loss for result in results for loss in result.step_losses),

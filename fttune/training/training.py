@@ -113,7 +113,8 @@ class Solo:
         metrics["stages_trained"] = float(stage_mask(run, regime.freezing.trained))
         in_last = regime.span.index == len(run.policy.phases) - 1
         metrics["epoch_seconds"] = time.monotonic() - started
-        return EpochEnded(epoch, metrics, unsettled=regime.span.first - 1 if in_last else epoch), trained
+        unsettled = regime.span.first - 1 if in_last else epoch
+        return EpochEnded(epoch, metrics, unsettled=unsettled, phase=regime.span.index), trained
 
     def _stops_early(self) -> bool:
         patience, first = self.run.experiment.training.early_stop_epochs, self._regime.span.first if self._regime else 1

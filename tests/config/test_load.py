@@ -38,7 +38,7 @@ def test_every_committed_experiment_and_study_loads():
     experiments = sorted((ROOT / "experiments").rglob("*.yaml"))
     studies = sorted((ROOT / "studies").rglob("*.yaml"))
     assert len(experiments) == 11
-    assert len(studies) == 7
+    assert len(studies) == 8
     assert all(isinstance(load(file), Experiment) for file in experiments)
     assert all(isinstance(load(file), Study) for file in studies)
     for files in (experiments, studies):

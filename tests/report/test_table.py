@@ -26,6 +26,19 @@ def test_a_table_has_one_line_for_each_trial_in_the_given_order() -> None:
     assert math.isnan(frame["value"][2])
 
 
+def test_several_objectives_are_columns_in_place_of_the_value() -> None:
+    rows = [
+        TrialRow(0, "complete", 0.9, {"optimizer.lr": 0.1}, 4, 77717, 1.5, values=(0.9, 77717.0, 0.12)),
+        TrialRow(1, "complete", 0.8, {"optimizer.lr": 0.2}, 1, 325, 0.5, values=(0.8, 325.0, 0.1)),
+    ]
+    names = ("val/accuracy", "trial/trainable_parameters", "trial/seconds")
+    frame = table(rows, objectives=names)
+    assert list(frame.columns)[:6] == ["number", "state", *names, "optimizer.lr"]
+    lines = as_text(frame).splitlines()
+    assert lines[1].split()[:6] == ["0", "complete", "0.9", "77717", "0.12", "0.1"]
+    assert lines[2].split()[:6] == ["1", "complete", "0.8", "325", "0.1", "0.2"]
+
+
 def test_text_shows_whole_numbers_whole_and_missing_ones_as_a_dash() -> None:
     lines = as_text(table(ROWS)).splitlines()
     assert lines[1].split() == ["3", "complete", "0.9", "0.0001234", "2", "4", "1000", "1.5"]

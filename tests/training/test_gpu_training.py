@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from benchmarks.gpu import WatchedFeed
 from fttune.models import Weights, load_model
 from fttune.models.backbone import build_backbone
-from fttune.training import CheckpointFolder, fine_tune, step
+from fttune.training import CheckpointFolder, Costs, fine_tune, step
 from fttune.training.events import Notice
 from fttune.training.feeds import feeds_of
 from fttune.training.loop import train_epoch
@@ -131,3 +131,13 @@ def test_a_step_that_cannot_be_recorded_is_made_one_by_one_and_it_is_said(make_i
     assert torch.randn(3, device="cuda").unique().numel() == 3, "the device's generator still works"
     monkeypatch.setattr(step, "forward", forward)
     assert fine_tune(make_gpu_recipe(backbone__name="efficientnet_b0"), inputs).epochs, "and so does a recording"
+
+
+def test_measuring_a_cost_leaves_no_trace_and_counts_the_same_bytes(make_inputs, make_gpu_recipe):
+    recipe, inputs = make_gpu_recipe(training__epochs=10, freeze__unfrozen_stages=2), make_inputs(LABELS, side=64)
+    result = fine_tune(recipe, inputs)
+    state = torch.cuda.get_rng_state()
+    costs = [Costs().of(recipe, inputs, result.epochs) for _ in range(2)]
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    assert costs[0].peak_memory_bytes == costs[1].peak_memory_bytes
+    assert fine_tune(recipe, inputs).step_losses == pytest.approx(result.step_losses, rel=0.05, abs=0.02)

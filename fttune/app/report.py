@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from fttune.app.confirm import stored_confirmation
-from fttune.app.results import rows_of
+from fttune.app.results import front_rows, rows_of
 from fttune.app.search import ENVIRONMENT
 from fttune.app.session import Display, Session, open_session
 from fttune.app.studies import is_finished, run_tags, stored_study
@@ -28,7 +28,7 @@ from fttune.errors import BadInput, WorkFailed
 from fttune.files import obstacle, write_atomically
 from fttune.report.answer import Answer, recommended
 from fttune.report.confirmation import Confirmation
-from fttune.report.findings import Curve, Findings, Importance, Reproduction, Tested
+from fttune.report.findings import Aim, Curve, Findings, Importance, Reproduction, Tested
 from fttune.report.page import GENERATOR, Report, as_csv, as_html, as_markdown, report_of
 from fttune.report.table import Setting, TrialRow
 from fttune.searching.importance import importances
@@ -104,7 +104,7 @@ class _Own:
 
     def findings(self, run: "Run | None") -> Findings:
         """Return the study as the report room knows it."""
-        rows = tuple(replace(row, setting=_setting(self.study, row)) for row in rows_of(self.stored))
+        rows = tuple(replace(row, setting=_setting(self.study, row)) for row in self._rows())
         confirmation = stored_confirmation(self.stored)
         tags = run.data.tags if run else {}
         found = Findings(
@@ -120,6 +120,8 @@ class _Own:
             stages=_stages(self.study),
             val_images=self._folds * int(tags["fttune.data.val"]) if "fttune.data.val" in tags else None,
             folds=self._folds if self.study.evaluation else None,
+            aims=tuple(Aim(one.name, one.direction) for one in self.study.metrics or ()),
+            front=tuple(row.number for row in front_rows(self.stored)) if self.study.metrics else (),
             last=self._last(),
             confirmation=confirmation,
         )
@@ -127,6 +129,14 @@ class _Own:
         if run is None:
             return found
         return replace(found, curves=tuple(self._curves(rows)), tested=self._tested(run, confirmation))
+
+    def _rows(self) -> list[TrialRow]:
+        """Return the complete trials, best first by the metric alone, then the others."""
+        rows = rows_of(self.stored)
+        complete = [row for row in rows if row.state == "complete" and row.value is not None]
+        sign = -1 if self.study.direction == "maximize" else 1
+        ordered = sorted(complete, key=lambda row: sign * (row.value or 0.0))  # equal ones as they were
+        return ordered + [row for row in rows if row not in complete]
 
     @property
     def _folds(self) -> int:
@@ -156,7 +166,7 @@ class _Own:
         groups = [(None, found.observed), *((depth, found.at_depth(depth)) for depth in found.depths)]
         made = []
         for depth, rows in groups:
-            one = importances([trials[row.number] for row in rows], self.stored.direction)
+            one = importances([trials[row.number] for row in rows], self.stored.directions[0])
             if one is not None:
                 made.append(Importance(one.evaluator, depth, one.trials, one.best, one.shares))
             elif depth is None:

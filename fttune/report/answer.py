@@ -61,6 +61,7 @@ class Answer:
     margin: float | None = None
     undecided: tuple[str, ...] = ()
     opened: tuple[str, ...] = ()
+    front: tuple[int, ...] = ()
     sentences: tuple[str, ...] = ()
 
     @property
@@ -99,6 +100,7 @@ def answer_of(findings: Findings) -> Answer:
         margin=margin,
         undecided=undecided,
         opened=findings.confirmation.opened if findings.confirmation else (),
+        front=findings.front,
         sentences=tuple(_sentences(findings, chosen, by_depth, ridges, margin=margin, undecided=undecided)),
     )
 
@@ -179,6 +181,8 @@ def _sentences(
         yield from _confirmed(findings.confirmation)
     else:
         yield from _searched(findings, chosen, margin)
+    if findings.aims:
+        yield _front(findings)
     if undecided and not findings.confirmation:
         yield (
             f"The best values at {_named(undecided, findings)} lie within that margin: "
@@ -215,6 +219,19 @@ def _searched(findings: Findings, chosen: TrialRow, margin: float | None) -> Ite
             f"By the chance of which {findings.val_images} images validate, a single value may be off by "
             f"{margin:.2g} (95 %), and the best of many is partly the luckiest."
         )
+
+
+def _front(findings: Findings) -> str:
+    names = listed([aim.name for aim in findings.aims])
+    if len(findings.front) == 1:
+        return f"No other trial beats it in any of {names}."
+    ends = [row for row in findings.complete if row.number in findings.front]
+    last = ends[-1]
+    values = listed([f"{aim.name} {value:.4g}" for aim, value in zip(findings.aims, last.values, strict=True)])
+    return (
+        f"It is best by {findings.metric} alone; {len(ends)} trials are on the Pareto front of {names}, "
+        f"at the other end of it trial {last.number} with {values}."
+    )
 
 
 def _confirmed(confirmation: Confirmation) -> Iterator[str]:

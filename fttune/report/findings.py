@@ -78,12 +78,22 @@ class Reproduction:
 
 
 @dataclass(frozen=True)
+class Aim:
+    """One of several objectives: its name, and whether to maximize or to minimize it."""
+
+    name: str
+    direction: str
+
+
+@dataclass(frozen=True)
 class Findings:
     """A study as it stands.
 
     `rows` are the complete trials, best first, then the others by number. `depths` are the values of `depth_field`
     that occur, from the fewest to the most trained parameters; `stages` is how many stages there are to unfreeze, None
-    when that is not known. `val_images` is the size of the validation split; with `folds`, about that of all folds.
+    when that is not known. `aims` are its objectives where there are several, the metric first, and `front` the numbers
+    of the trials that no other one dominates. `val_images` is the size of the validation split; with `folds`, about
+    that of all folds.
     """
 
     study: str
@@ -98,6 +108,8 @@ class Findings:
     stages: int | None = None
     val_images: int | None = None
     folds: int | None = None
+    aims: tuple[Aim, ...] = ()
+    front: tuple[int, ...] = ()
     last: str | None = None
     curves: tuple[Curve, ...] = ()
     importances: tuple[Importance, ...] = ()

@@ -36,7 +36,7 @@ def sheets_of(findings: Findings, answer: Answer) -> list[Sheet]:
     made: list[Sheet] = []
     if findings.confirmation:
         made += [_candidates(findings.confirmation), _differences(findings.confirmation)]
-    made += [_depths(findings, answer), _best(findings), _causes(findings)]
+    made += [_front(findings), _depths(findings, answer), _best(findings), _causes(findings)]
     return [sheet for sheet in made if sheet.rows]
 
 
@@ -94,6 +94,21 @@ def _differences(found: Confirmation) -> Sheet:
         tuple(rows),
         texts=2,
         note="Bootstrap over seeds and samples; p corrected for the number of pairs (Holm), McNemar's not.",
+        leads=True,
+    )
+
+
+def _front(findings: Findings) -> Sheet:
+    rows = [row for row in findings.complete if row.number in findings.front] if findings.aims else []
+    names = list(dict.fromkeys(name for row in rows for name in row.params))
+    return Sheet(
+        "Pareto front",
+        ("trial", *map(_short, names), *(aim.name for aim in findings.aims)),
+        tuple(
+            (str(row.number), *(_value(row.params.get(name)) for name in names), *map(number, row.values))
+            for row in rows
+        ),
+        note="No other trial is better in one of these objectives and worse in none.",
         leads=True,
     )
 

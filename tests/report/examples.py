@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fttune.report.confirmation import Confirmation, Confirmed
-from fttune.report.findings import Curve, Findings, Importance, Reproduction, Tested, Thumbnail
+from fttune.report.findings import Aim, Curve, Findings, Importance, Reproduction, Tested, Thumbnail
 from fttune.report.statistics import Difference
 from fttune.report.table import Setting, TrialRow
 
@@ -116,3 +116,15 @@ def confirmed(*, opened: int = 1, seeds: int = 3) -> Findings:
         return found
     worst = tuple(Thumbnail(f"cat/{index}.png", "cat", "dog", 0.01 * index, 2, seeds, PNG) for index in range(3))
     return replace(found, tested=Tested(1, ("cat", "dog"), ((20, 10), (3, 27)), seeds, worst))
+
+
+def several_objectives() -> Findings:
+    """A study of accuracy and seconds: at each of three depths the best trial is on the front."""
+    rows = [trial(n, lr=lr, depth=depth) for n, (depth, lr) in enumerate((d, r) for d in BEST_LR for r in (0.1, 0.01))]
+    rows = [replace(row, values=(row.value or 0.0, 1.0 + float(row.setting.depth or 0))) for row in rows]
+    best: dict[float, TrialRow] = {}
+    for row in sorted(rows, key=lambda row: (row.values[1], -row.values[0])):
+        if all(row.values[0] > other.values[0] for other in best.values()):
+            best[row.values[1]] = row
+    aims = Aim("val/accuracy", "maximize"), Aim("trial/seconds", "minimize")
+    return study(rows, aims=aims, front=tuple(row.number for row in best.values()))

@@ -23,6 +23,7 @@ STUDIES = {
     "searched": study(),
     "one trial": study(complete(1)),
     "only failures": study([trial(n, "failed", cause="a | b") for n in range(3)], curves=()),
+    "several objectives": examples.several_objectives(),
     "nothing": study([], curves=(), importances=()),
 }
 made = cache(lambda name: report_of(STUDIES[name]))
@@ -134,3 +135,14 @@ def test_a_parameter_that_does_not_act_everywhere_is_a_dash() -> None:
     found = study(rows)
     (sheet,) = [s for s in sheets_of(found, answer_of(found)) if s.title == "Trials"]
     assert sum("-" in row for row in sheet.rows) == 2
+
+
+def test_a_study_of_several_objectives_shows_its_front_in_place_of_cost_and_quality() -> None:
+    report = made("several objectives")
+    names = {figure.name for figure in report.figures}
+    assert "pareto-front" in names and "cost" not in names
+    assert {figure.name for figure in made("searched").figures} >= {"cost"} and not made("searched").answer.front
+    sheet = next(sheet for sheet in report.sheets if sheet.title == "Pareto front")
+    assert sheet.columns[-2:] == ("val/accuracy", "trial/seconds")
+    assert sorted(int(row[0]) for row in sheet.rows) == sorted(report.findings.front) == [0, 3, 5]
+    assert "3 trials are on the Pareto front of val/accuracy and trial/seconds" in report.answer.text

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fttune.report.figures import confirmed, cost, curves, depth, heat_map, importance, momentum
+from fttune.report.figures import confirmed, cost, curves, depth, heat_map, importance, momentum, pareto
 from fttune.report.figures.picture import Omitted, Picture, as_svg, look
 from fttune.report.findings import Findings
 
@@ -13,7 +13,7 @@ FIGURES: tuple[Callable[[Findings], Picture | Omitted], ...] = (
     momentum.draw,
     importance.draw,
     curves.draw,
-    cost.draw,
+    lambda findings: (pareto if findings.aims else cost).draw(findings),
     confirmed.intervals,
     confirmed.confusion,
 )

@@ -309,7 +309,7 @@ def test_a_signal_ends_in_order_and_the_same_command_continues(
     command = processes.start(*arguments, cwd=workspace.root)
     command.wait_for("trial-0002: trainable")
     command.send(signum)
-    assert command.wait(30) == code
+    assert command.wait(30) == code, command.err.read_text()
     assert command.err.read_text().endswith("interrupted; run the same command again\n")
     assert "RUNNING" not in set(runs_of(workspace.mlflow_uri)["status"])
     states = [t.state.name for t in optuna.load_study(study_name="tiny", storage=workspace.optuna_uri).trials]
@@ -318,6 +318,32 @@ def test_a_signal_ends_in_order_and_the_same_command_continues(
     ended, out, err = processes.run(*arguments, cwd=workspace.root)
     assert ended == 0, err
     assert [t["state"] for t in json.loads(out)["trials"]] == ["complete"] * 8
+
+
+IN_A_DESTRUCTOR = """
+import os, signal, time
+from fttune.cli.main import _install_signal_handlers
+from fttune.errors import Interrupted
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+_install_signal_handlers()
+try:
+    Last()
+    time.sleep(60)
+except Interrupted as interruption:
+    print(interruption.exit_code)
+"""
+
+
+def test_a_signal_in_a_destructor_is_not_lost() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_DESTRUCTOR], capture_output=True, text=True, timeout=50, check=True
+    )
+    assert (done.stdout, done.stderr) == ("143\n", "")
 
 
 def test_two_searches_at_once_give_one_message(workspace: Workspace) -> None:

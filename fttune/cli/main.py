@@ -4,6 +4,8 @@ import typer
 
 from fttune.cli.app import app
 
+REPEAT_SECONDS = 0.01
+
 
 def main() -> None:
     """Run the command line: errors as one message, exit 0 ok, 1 failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
@@ -29,9 +31,14 @@ def main() -> None:
 
 
 def _install_signal_handlers() -> None:
-    """Let the first SIGINT or SIGTERM end the work in order, and the second one at once."""
+    """Let the first SIGINT or SIGTERM end the work in order, and the second one at once.
+
+    Python drops what is raised in a destructor or a weak reference's callback. An interruption that was raised there is
+    raised again.
+    """
     import os
     import signal
+    import sys
 
     from fttune.errors import Interrupted
 
@@ -43,5 +50,18 @@ def _install_signal_handlers() -> None:
         received.append(signum)
         raise Interrupted(signum)
 
+    def again(_signum: int, _frame: object) -> None:
+        raise Interrupted(received[0])
+
+    show = sys.unraisablehook
+
+    def unraisable(dropped: "sys.UnraisableHookArgs") -> None:
+        if isinstance(dropped.exc_value, Interrupted):
+            signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
+        else:
+            show(dropped)
+
+    sys.unraisablehook = unraisable
+    signal.signal(signal.SIGALRM, again)
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, interrupt)

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Container, Mapping
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 CURVE = "fttune.curve"
@@ -52,6 +53,14 @@ class _FirstObjective(optuna.Study):
 
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         return [self._with_curve(trial) for trial in super().get_trials(deepcopy, states)]
+
+    @property
+    def best_trial(self) -> FrozenTrial:
+        complete = self.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if not complete:
+            raise ValueError("no trial is complete")
+        sign = -1.0 if self.direction is StudyDirection.MAXIMIZE else 1.0
+        return min(complete, key=lambda trial: (sign * trial.values[0], trial.number))
 
     def _with_curve(self, trial: FrozenTrial) -> FrozenTrial:
         if not trial.state.is_finished():

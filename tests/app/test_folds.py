@@ -99,6 +99,31 @@ def test_a_pruner_is_told_folds_alone_and_by_default_it_is_wilcoxons(tmp_path: P
             again.tell(replayed, trial.value)
 
 
+def test_folds_of_several_objectives_are_pruned_as_those_of_the_first_alone(
+    tmp_path: Path, workspace: Workspace
+) -> None:
+    fields: dict[str, Any] = {"evaluation": {"folds": 6}, "budget__n_trials": 5, "batch": 1}
+    fields |= {"pruner": {"type": "wilcoxon", "p_threshold": 0.2}, "sampler": {"type": "random", "seed": 0}}
+    fields |= {"space": {"optimizer.lr": {"type": "float", "low": 1e-6, "high": 0.1, "log": True}}}
+    one = tiny_study(tmp_path, metric="val/loss", direction="minimize", **fields)
+    alone = fttune.search(one, workspace=Workspace.at(tmp_path, mlruns=tmp_path / "one")).trials
+    aims = [{"name": "val/loss", "direction": "minimize"}, {"name": "val/accuracy", "direction": "maximize"}]
+    path = write_study(tmp_path, metrics=aims, **fields)
+    path.write_text(path.read_text().replace("metric: val/accuracy\ndirection: maximize\n", ""))
+    found = fttune.search(load_study(path), workspace=workspace).trials
+    assert [trial.state for trial in found] == [trial.state for trial in alone]
+    assert {trial.state.name for trial in found} == {"COMPLETE", "PRUNED"}
+    assert [trial.values[0] for trial in found if trial.values] == [
+        t.value for t in alone if t.state.name == "COMPLETE"
+    ]
+    frame = runs_of(workspace.mlflow_uri).set_index("tags.fttune.trial")
+    for trial in found:
+        if trial.values:
+            run = frame.loc[str(trial.number), "run_id"]
+            points = history_of(workspace.mlflow_uri, run, "fold/val/accuracy")
+            assert trial.values[1] == pytest.approx(sum(point.value for point in points) / 6)
+
+
 def test_a_trial_cut_in_its_second_fold_ends_as_if_it_had_not_been(tmp_path: Path, workspace: Workspace) -> None:
     one, two = Workspace.at(tmp_path, mlruns=tmp_path / "one"), workspace
     study = cross_validated(tmp_path, pruner={"type": "median", "startup_trials": 1})

@@ -24,7 +24,8 @@ def test_every_source_of_the_configuration_has_a_function():
 
 def test_the_room_hands_out_these_names():
     arrays = ["ArrayCache", "NoRoom", "Rows", "Spec", "Stored", "in_memory"]
-    images = ["Geometry", "ImageData", "Part", "augment", "load_data", "with_views"]
+    images = ["Folds", "Geometry", "ImageData", "Part", "augment", "load_data", "load_folds", "with_views"]
+    survey = ["Copies", "Survey", "imbalance", "look"]
     others = ["Unreadable", "decode_files", "has_test", "image_files", "open_test"]
-    assert sorted(fttune.data.__all__) == sorted([*arrays, *images, *others])
+    assert sorted(fttune.data.__all__) == sorted([*arrays, *images, *survey, *others])
     assert all(hasattr(fttune.data, name) for name in fttune.data.__all__)

@@ -1,9 +1,11 @@
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fttune.cli import app
 from fttune.config import Experiment, Study, load
 from fttune.config.experiment import flatten
 from fttune.config.known import torchvision_datasets
@@ -51,6 +53,26 @@ def test_the_guides_own_objective_runs_in_plain_optuna(tmp_path: Path, monkeypat
     exec(program, names)
     assert len(names["study"].trials) == 4
     assert names["study"].best_value > 0.1, "better than a guess"
+
+
+def commands() -> list[list[str]]:
+    """The words of every fttune command in the examples of README and guide."""
+    text = "".join((ROOT / page).read_text() for page in ("README.md", "docs/guide.md", "docs/freezing.md"))
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [part for block in blocks for line in block.splitlines() for part in line.split("&&")]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [found[1:] for found in words if found[:1] == ["fttune"]]
+
+
+def test_every_command_of_the_examples_can_be_given_like_that() -> None:
+    import typer
+
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    given = commands()
+    assert len(given) >= 12
+    for name, *arguments in given:
+        group.commands[name].make_context(name, arguments)  # an unknown option, or too few arguments, raise
 
 
 def test_every_field_stands_in_the_guide() -> None:

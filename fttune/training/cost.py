@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch import Tensor
 from fttune.config import Experiment
 from fttune.config.policy import PhasePlan, Policy, resolve
 from fttune.freezing import Freezing, apply_phase
-from fttune.training.device import choose_device, wait_for
+from fttune.training.device import choose_device, seconds_of
 from fttune.training.events import EpochEnded
 from fttune.training.feeds import Feed
 from fttune.training.inputs import Inputs
@@ -160,13 +159,9 @@ def _epoch_seconds(experiment: Experiment, inputs: Inputs, phase: PhaseCost) -> 
 def _least_seconds(work: Callable[[], object], device: torch.device) -> float:
     """Return how long a call takes: the fastest of some after a first one, for what else a machine does only adds."""
     work()
-    wait_for(device)
     taken: list[float] = []
     while sum(taken) < ROUND_SECONDS:
-        started = time.perf_counter()
-        work()
-        wait_for(device)
-        taken.append(time.perf_counter() - started)
+        taken.append(seconds_of(work, device))
     return min(taken)
 
 

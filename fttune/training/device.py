@@ -1,5 +1,7 @@
 """Which device trains, in which precision. Nothing falls back in silence: the choice is returned in words too."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +66,15 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Return how long some work took, that of the device included."""
+    wait_for(device)
+    started = time.perf_counter()
+    work()
+    wait_for(device)
+    return time.perf_counter() - started
 
 
 def best_device() -> str:

@@ -20,7 +20,7 @@ from fttune.config import Experiment
 from fttune.data import Part
 from fttune.training.activations import Activations, Kept
 from fttune.training.checkpoints import Snapshot
-from fttune.training.device import wait_for
+from fttune.training.device import seconds_of
 from fttune.training.events import EpochEnded
 from fttune.training.feeds import Feed
 from fttune.training.inputs import Inputs
@@ -163,7 +163,7 @@ def _step(run: Run, regime: Regime, feed: Feed, update: Step) -> tuple[float, fl
             update(*batch)
 
     steps(2)
-    once = _timed(run, lambda: steps(1))
+    once = seconds_of(lambda: steps(1), run.device.device)
     count = min(max(math.ceil(GROUP_SECONDS / once), 1), GROUP_STEPS)
     found = _repeated(run, lambda: steps(count))
     return min(found) / count, max(found) / min(found)
@@ -225,17 +225,8 @@ def _repeated(run: Run, work: Callable[[], object]) -> list[float]:
     """Return the seconds that some work took each time; long work is done fewer times."""
     found: list[float] = []
     while len(found) < LEAST or (len(found) < MOST and sum(found) < ENOUGH_SECONDS):
-        found.append(_timed(run, work))
+        found.append(seconds_of(work, run.device.device))
     return found
-
-
-def _timed(run: Run, work: Callable[[], object]) -> float:
-    """Return how long some work took, that of the device included."""
-    wait_for(run.device.device)
-    started = time.perf_counter()
-    work()
-    wait_for(run.device.device)
-    return time.perf_counter() - started
 
 
 def _own_random_state() -> AbstractContextManager[None]:

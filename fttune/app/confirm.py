@@ -16,21 +16,20 @@ import torch
 
 from fttune import searching
 from fttune.app.session import Display, Session, delivered_on_interruption, open_session
-from fttune.app.studies import identity_of, is_finished, run_tags, stored_study
+from fttune.app.studies import inputs_of, is_finished, run_tags, stored_study
 from fttune.app.tested import FOLDER, Said, write_predictions, write_worst
-from fttune.app.train import inputs_key, prepare_in, shared_inputs, tracked
+from fttune.app.train import inputs_key, shared_inputs, tracked
 from fttune.config import Experiment, Study
 from fttune.config.distributions import encoded
-from fttune.config.fingerprint import require_same
 from fttune.config.workspace import Workspace
 from fttune.data import ArrayCache, Part, has_test, open_test
 from fttune.errors import BadInput, Diverged, WorkFailed
 from fttune.models import load_model
 from fttune.report.confirmation import Confirmation, Confirmed
 from fttune.report.statistics import METRICS, Candidate, compare, recommended, score
-from fttune.training import Inputs, Training, finish, plan
+from fttune.training import CheckpointFolder, FineTuneResult, Inputs, Training, finish, plan
 from fttune.training.device import best_device
-from fttune.training.events import STUDY_ID, Described, FileSaved, RunClosed, RunOpened
+from fttune.training.events import STUDY_ID, Described, Event, FileSaved, RunClosed, RunOpened
 from fttune.training.predictions import probabilities
 
 if TYPE_CHECKING:
@@ -55,9 +54,7 @@ def confirm(study: Study, *, workspace: Workspace | None = None, display: Displa
     workspace = workspace or Workspace.at()
     with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
         stored = stored_study(study, workspace)
-        inputs = prepare_in(session, study.experiment, evaluation=study.evaluation)
-        identity = identity_of(study, inputs)
-        require_same(stored.study_name, stored.user_attrs[searching.IDENTITY], identity)
+        inputs = inputs_of(session, study, stored)
         if not is_finished(stored):
             raise BadInput(f"study {stored.study_name} is unfinished; run `fttune search` on it to its end first")
         chosen = candidates(study, stored)
@@ -171,7 +168,10 @@ class _Confirming:
             tags={**tags, STUDY_ID: self._id},
             reopen=True,
         )
-        train = lambda **how: finish(begin(), **how)  # noqa: E731
+
+        def train(*, emit: Callable[[Event], None], checkpoints: CheckpointFolder) -> FineTuneResult:
+            return finish(begin(), emit=emit, checkpoints=checkpoints)
+
         try:
             return tracked(self.session, key, opened, recipe, train, owner=self.stored.study_name).value
         except Diverged:

@@ -13,10 +13,9 @@ from fttune import searching
 from fttune.app.confirm import confirm_key, stored_confirmation
 from fttune.app.provenance import provenance
 from fttune.app.session import Display, Session, open_session
-from fttune.app.studies import identity_of, run_tags, stored_study, trained_trial
+from fttune.app.studies import inputs_of, run_tags, stored_study, trained_trial
 from fttune.app.train import prepare_in, tracked
 from fttune.config import Experiment, Study
-from fttune.config.fingerprint import require_same
 from fttune.config.policy import resolve
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput
@@ -64,8 +63,7 @@ def train_final(
     with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
         chosen = _chosen(study, stored, trial, session)
         recipe = _unwatched(study.recipe(stored.get_trials(deepcopy=False)[chosen.trial].params))
-        searched = prepare_in(session, study.experiment, evaluation=study.evaluation)
-        require_same(stored.study_name, stored.user_attrs[searching.IDENTITY], identity_of(study, searched))
+        inputs_of(session, study, stored)  # refuses data or weights that are other ones now
         inputs = prepare_in(session, recipe, train_on_val=True)
         _refuse_what_waits(recipe, inputs)
         check_recipe(recipe, inputs)

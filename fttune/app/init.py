@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fttune.app.first_study import FirstStudy, propose
-from fttune.config.sections import NAME
+from fttune.config.sections import NAME, NAME_RULE
 from fttune.data import Survey, look
 from fttune.errors import BadInput
 from fttune.files import obstacle, write_atomically
@@ -72,8 +72,7 @@ def _require_folder(folder: Path, root: Path) -> None:
 def _places(root: Path, name: str) -> tuple[Path, Path]:
     """Return where the two files go; refuse a name that is taken, and a place that cannot be written."""
     if not re.fullmatch(NAME, name):
-        rule = "must be 1 to 100 letters, digits, _ . or -, the first a letter or digit"
-        raise BadInput(f"--name: {rule}, got {name!r}; give another one")
+        raise BadInput(f"--name: {NAME_RULE}, got {name!r}; give another one")
     for folder in FOLDERS:
         if taken := sorted((root / folder).rglob(f"{name}.yaml")):
             raise BadInput(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fttune import searching
 from fttune.app.results import rows_of
 from fttune.app.session import Session
+from fttune.app.train import prepare_in
 from fttune.config import Study
 from fttune.config.fingerprint import DATA, FOLDS, WEIGHTS, Identity, require_same, study_identity
 from fttune.config.workspace import Workspace
@@ -69,6 +70,13 @@ def identity_of(study: Study, inputs: Inputs) -> Identity:
     """Return what makes a study the same, by the data and weights that it was prepared with."""
     folds = inputs.folds.digest() if inputs.folds else None
     return study_identity(study, data=inputs.data.fingerprint, weights=inputs.weights.identity, folds=folds)
+
+
+def inputs_of(session: Session, study: Study, stored: "optuna.Study") -> Inputs:
+    """Return the inputs of a searched study. Raises StudyChanged when data or weights are other ones now."""
+    inputs = prepare_in(session, study.experiment, evaluation=study.evaluation)
+    require_same(stored.study_name, stored.user_attrs[searching.IDENTITY], identity_of(study, inputs))
+    return inputs
 
 
 def is_finished(stored: "optuna.Study") -> bool:

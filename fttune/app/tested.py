@@ -71,7 +71,7 @@ def read_tested(folder: Path, candidate: Confirmed, seeds: Sequence[int]) -> Tes
     """Return what was written of a candidate, None when its predictions are not there."""
     file = folder / PREDICTIONS
     frame = pd.read_csv(file, dtype=str, keep_default_na=False) if file.is_file() else pd.DataFrame()
-    said = [name for seed in seeds if (name := f"{candidate.name} seed {seed}") in frame]
+    said = [name for seed in seeds if (name := prediction_column(candidate.name, seed)) in frame]
     if not said:
         return None
     # A class that no sample has may be predicted all the same.

@@ -4,7 +4,6 @@ import math
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
 from fttune.training import CheckpointFolder, FineTuneResult, Inputs, check_recipe, prepare
 from fttune.training import fine_tune as run_recipe
-from fttune.training.events import EpochEnded, EventLog, Notice, RunClosed, RunOpened
+from fttune.training.events import EpochEnded, Event, EventLog, Notice, RunClosed, RunOpened
 
 if TYPE_CHECKING:
     from torch import nn
@@ -145,7 +144,11 @@ def _train_in(
     tags = {"fttune.kind": "train", "fttune.fingerprint": _fingerprint(experiment, inputs)}
     tags |= provenance(session.workspace.root, inputs)
     opened = RunOpened(experiment.name, experiment.name, params=experiment.params(), tags=tags, reopen=reopen)
-    return tracked(session, run, opened, experiment, partial(run_recipe, experiment, inputs), keep_last=True)
+
+    def train(*, emit: Callable[[Event], None], checkpoints: CheckpointFolder) -> FineTuneResult:
+        return run_recipe(experiment, inputs, emit=emit, checkpoints=replace(checkpoints, keep_last=True))
+
+    return tracked(session, run, opened, experiment, train)
 
 
 def tracked(
@@ -156,7 +159,6 @@ def tracked(
     train: Callable[..., FineTuneResult],
     *,
     owner: str | None = None,
-    keep_last: bool = False,
 ) -> FineTuneResult:
     """Train a recipe as a run, closed by how that ends, and wait until all is stored. Raises what `train` raises.
 
@@ -167,7 +169,7 @@ def tracked(
         session.log.append(run, opened)
         result = train(
             emit=lambda event: session.emit(run, event, owner=owner),
-            checkpoints=CheckpointFolder(session.files_of(run), keep_last=keep_last),
+            checkpoints=CheckpointFolder(session.files_of(run)),
         )
         closed = RunClosed(result.state, metrics=result_metrics(recipe, result))
     except (Interrupted, KeyboardInterrupt):

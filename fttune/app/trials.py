@@ -146,8 +146,10 @@ class Trials:
             if (refusal := self.study.experiment.refusal(dict(asked.values))) is not None:
                 return Outcome("failed", cause=refusal), RunClosed("failed", {"fttune.cause": refusal})
             experiment = self.study.experiment.replace(asked.values)
-            train = self._fitted if self.study.evaluation is None else self._cross_validated
-            result = train(asked, experiment, begins, emit)
+            if self.study.evaluation is None:
+                result = self._fitted(asked, experiment, begins[0], emit)
+            else:
+                result = self._cross_validated(asked, begins, emit)
             if result is None:
                 return Outcome("paused"), None
             outcome = self._outcome(experiment, result)
@@ -161,19 +163,17 @@ class Trials:
             cause = str(error) if isinstance(error, FttuneError) else f"{type(error).__name__}: {error}"
             return Outcome("failed", cause=cause), RunClosed("failed", {"fttune.cause": cause})
 
-    def _fitted(
-        self, asked: Asked, experiment: Experiment, begins: Sequence[Begin], emit: Emit
-    ) -> FineTuneResult | None:
+    def _fitted(self, asked: Asked, experiment: Experiment, begin: Begin, emit: Emit) -> FineTuneResult | None:
         """Train, or go on where the trial paused; return None when it pauses."""
         _, fit = self._paused.pop(asked.number, (asked, None))
         files = CheckpointFolder(self.session.files_of(self._key(asked)))
-        fit = fit or Fit(begins[0](), emit=emit, checkpoints=files)
+        fit = fit or Fit(begin(), emit=emit, checkpoints=files)
         result = fit.go_on(lambda ended: self._judge(asked, experiment, ended))
         if result is None:
             self._paused[asked.number] = asked, fit
         return result
 
-    def _cross_validated(self, asked: Asked, _: Experiment, begins: Sequence[Begin], emit: Emit) -> FineTuneResult:
+    def _cross_validated(self, asked: Asked, begins: Sequence[Begin], emit: Emit) -> FineTuneResult:
         """Train in fold after fold, each reported when it ends; the checkpoint is that of the best one."""
         results: list[FineTuneResult] = []
         verdict: Verdict = "go"

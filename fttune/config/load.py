@@ -14,7 +14,7 @@ from fttune.config.experiment import Experiment
 from fttune.config.known import did_you_mean, shown
 from fttune.config.problems import problems_of
 from fttune.config.rules import experiment_problems
-from fttune.config.sections import NAME
+from fttune.config.sections import NAME, NAME_RULE
 from fttune.config.strict_yaml import parse_yaml, read_yaml
 from fttune.config.study import Sampler, Study
 from fttune.config.study_rules import study_problems
@@ -139,8 +139,7 @@ def _build(model: type[Model], path: Path, raw: Mapping[str, Any], problems: lis
     """Return the model of a file's fields, or raise `problems` and all others of the file."""
     fields = {**raw, "name": path.stem}
     if not re.fullmatch(NAME, path.stem):
-        rule = "the file's name must be 1 to 100 letters, digits, _ . or -, the first a letter or digit"
-        problems.append(Problem("", f"{rule}, got {shown(path.stem)}"))
+        problems.append(Problem("", f"the file's name {NAME_RULE}, got {shown(path.stem)}"))
         del fields["name"]
     elif twins := _twins(path):
         problems.append(Problem("", f"its name must be unique, but there is {', '.join(map(repr, twins))}"))

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from fttune.config import known
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+NAME_RULE = "must be 1 to 100 letters, digits, _ . or -, the first a letter or digit"
 FOREIGN = ("timm", "plugin")  # backbones whose names and stages are checked when the model is built
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
 VAL_METRICS = {

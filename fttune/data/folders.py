@@ -10,7 +10,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from fttune.data.listing import SPLITS, Listing, Sample, natural, some
 from fttune.errors import DataError
 
-_LIKE_SPLITS = SPLITS | {"training", "valid", "validation", "dev", "testing"}
+_LIKE_SPLITS = {*SPLITS, "training", "valid", "validation", "dev", "testing"}
 
 
 def folder_samples(top: Path) -> Listing:
@@ -54,7 +54,7 @@ def _class_folders(top: Path) -> list[tuple[Path, str | None]]:
     """Return every class folder with its split."""
     folders = _folders(top)
     names = {folder.name for folder in folders}
-    if names <= SPLITS and "train" in names:
+    if names <= set(SPLITS) and "train" in names:
         return [(inner, folder.name) for folder in folders for inner in _classes_of(folder)]
     if names and {name.lower() for name in names} <= _LIKE_SPLITS:
         raise DataError(
@@ -62,7 +62,7 @@ def _class_folders(top: Path) -> list[tuple[Path, str | None]]:
             "must be there; rename the folders"
         )
     if "train" in names and (inner := sorted(_folders(top / "train"))):
-        others = some(sorted(names - SPLITS), 8)
+        others = some(sorted(names - set(SPLITS)), 8)
         raise DataError(
             f"{top} has train/{inner[0].name}, as splits have, but also {others}; leave only train, val and test, "
             "or only class folders"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-SPLITS = frozenset({"train", "val", "test"})
+SPLITS = ("train", "val", "test")
 ImageSource = Path | Callable[[], Image.Image]
 
 

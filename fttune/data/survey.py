@@ -13,11 +13,10 @@ from fttune.config.data import Split
 from fttune.data.classes import class_names
 from fttune.data.folders import folder_samples
 from fttune.data.images import Header, Unreadable, decoder_threads, header, in_order
-from fttune.data.listing import Sample, natural, some
+from fttune.data.listing import SPLITS, Sample, natural, some
 from fttune.data.splits import split_samples
 from fttune.errors import DataError
 
-SPLITS = ("train", "val", "test")
 Counts = dict[str, int]  # class -> images
 
 

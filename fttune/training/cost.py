@@ -25,7 +25,7 @@ from fttune.training.events import EpochEnded
 from fttune.training.feeds import Feed
 from fttune.training.inputs import Inputs
 from fttune.training.loop import set_rates, train_mode
-from fttune.training.randomness import augmentation_generator, epoch_rows
+from fttune.training.randomness import augmentation_generator, epoch_rows, own_random_state
 from fttune.training.run import Run, prepare_run
 from fttune.training.step import Step
 
@@ -104,7 +104,7 @@ def measured(experiment: Experiment, inputs: Inputs, phase: PhasePlan) -> PhaseC
         BadInput, WeightsError: the recipe cannot be trained here, as `fine_tune` says.
     """
     device = choose_device(experiment.training).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with own_random_state(device):
         run = prepare_run(experiment, inputs)
         freezing = apply_phase(run.parts, run.policy, phase)
         set_rates(run, run.policy.rates(phase, experiment.optimizer.learning_rate), factor=0.0)

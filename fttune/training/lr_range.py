@@ -18,10 +18,11 @@ from torch import Tensor
 
 from fttune.config import Experiment
 from fttune.data import Part
+from fttune.training.device import choose_device
 from fttune.training.feeds import Feed
 from fttune.training.inputs import Inputs
 from fttune.training.loop import set_rates, train_mode
-from fttune.training.randomness import augmentation_generator, epoch_rows, seed_dropout
+from fttune.training.randomness import augmentation_generator, epoch_rows, own_random_state, seed_dropout
 from fttune.training.regime import next_regime
 from fttune.training.run import prepare_run
 from fttune.training.step import Step
@@ -72,8 +73,7 @@ def lr_range_test(
     Raises:
         BadInput, WeightsError: the recipe cannot be trained here, as `fine_tune` says.
     """
-    cuda = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    with torch.random.fork_rng(devices=cuda):
+    with own_random_state(choose_device(experiment.training).device):
         return sweep(_train_step(experiment, inputs), low=low, high=high, steps=steps, on_step=on_step)
 
 

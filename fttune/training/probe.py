@@ -8,7 +8,6 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,12 +19,12 @@ from fttune.config import Experiment
 from fttune.data import Part
 from fttune.training.activations import Activations, Kept
 from fttune.training.checkpoints import Snapshot
-from fttune.training.device import seconds_of
+from fttune.training.device import choose_device, seconds_of
 from fttune.training.events import EpochEnded
 from fttune.training.feeds import Feed
 from fttune.training.inputs import Inputs
 from fttune.training.loop import Regime, evaluate, set_rates, train_mode
-from fttune.training.randomness import augmentation_generator
+from fttune.training.randomness import augmentation_generator, own_random_state
 from fttune.training.regime import next_regime
 from fttune.training.run import Run, prepare_run
 from fttune.training.step import Step
@@ -84,7 +83,7 @@ def measure(experiment: Experiment, inputs: Inputs, *, folder: Path) -> Measured
     Raises:
         BadInput, WeightsError: the recipe cannot be trained here, as `fine_tune` says.
     """
-    with _own_random_state():
+    with own_random_state(choose_device(experiment.training).device):
         run = prepare_run(experiment, inputs)
         regime = _first_regime(run)
         train, val = some(inputs.data.train, _sample(run)), inputs.data.val and some(inputs.data.val, SAMPLE)
@@ -104,7 +103,7 @@ def measure_pass(experiment: Experiment, inputs: Inputs, boundaries: Sequence[in
 
     `experiment` must leave all stages up to the last of the boundaries frozen.
     """
-    with _own_random_state():
+    with own_random_state(choose_device(experiment.training).device):
         run = prepare_run(experiment, inputs)
         part = some(inputs.data.train, SAMPLE)
         stages = _stage_seconds(run, part) if run.runs_by_stages else ()
@@ -227,8 +226,3 @@ def _repeated(run: Run, work: Callable[[], object]) -> list[float]:
     while len(found) < LEAST or (len(found) < MOST and sum(found) < ENOUGH_SECONDS):
         found.append(seconds_of(work, run.device.device))
     return found
-
-
-def _own_random_state() -> AbstractContextManager[None]:
-    """Return the context in which torch's global generators may be used: they are as before afterwards."""
-    return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else ())

@@ -5,6 +5,8 @@ torch's CPU generator reads only the lower 32 bits of its seed, so seeds and epo
 4,096 consecutive seeds share an order within 100,000 epochs.
 """
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
 
@@ -48,6 +50,11 @@ def epoch_rows(part: Part, *, seed: int, epoch: int) -> Tensor:
 def augmentation_generator(*, seed: int, epoch: int) -> torch.Generator:
     """Return the generator that augments an epoch's images, or chooses their views, apart from the one that orders."""
     return torch.Generator().manual_seed((epoch_seed(seed, epoch) + _AUGMENTATION) % 2**32)
+
+
+def own_random_state(device: torch.device) -> AbstractContextManager[None]:
+    """Return the context in which torch's global generators may be used: they are as before afterwards."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def seed_dropout(device: torch.device, *, seed: int, epoch: int) -> None:

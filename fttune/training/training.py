@@ -4,10 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
-
-import torch
 
 from fttune.config import Experiment
 from fttune.config.policy import Policy
@@ -20,6 +17,7 @@ from fttune.training.feeds import feeds_of, why_not_once
 from fttune.training.inputs import Inputs
 from fttune.training.loop import Regime, TrainedEpoch, evaluate, train_epoch
 from fttune.training.metrics import TOP_K
+from fttune.training.randomness import own_random_state
 from fttune.training.regime import Past, next_regime
 from fttune.training.run import Paused, Run, prepare_run
 from fttune.training.step import Step
@@ -72,7 +70,7 @@ class Solo:
         if self._paused is not None:
             self.run.go_on(self._paused)
             self._paused = None
-        with _own_random_state(self.run):
+        with own_random_state(self.run.device.device):
             while not self._stops_early() and (regime := next_regime(self.run, self._past, self._regime)):
                 self._regime = regime
                 ended, trained = self._epoch(regime)
@@ -187,9 +185,3 @@ def loss_of(ended: EpochEnded, monitor: str | None) -> float:
     if monitor is None:
         return math.nan
     return ended.metrics[monitor] if VAL_METRICS[monitor] == "minimize" else -ended.metrics[monitor]
-
-
-def _own_random_state(run: Run) -> AbstractContextManager[None]:
-    """Return the context in which torch's global generators may be seeded: they are as before afterwards."""
-    device = run.device.device
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

@@ -1,8 +1,10 @@
 """Write files so that no half file is ever visible under its name. Standard library only."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,18 @@ def _opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def second_name(file: Path, folder: Path) -> Path:
+    """Give a file a second name in another folder, or copy it where the file system has no links; return that one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / file.name
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(file)
+    except OSError:
+        write_atomically(target, partial(shutil.copyfile, file))
+    return target
 
 
 def release(file: Path) -> None:

@@ -160,7 +160,7 @@ def tracked(
     *,
     owner: str | None = None,
 ) -> FineTuneResult:
-    """Train a recipe as a run, closed by how that ends, and wait until all is stored. Raises what `train` raises.
+    """Train a recipe as a run, closed by how that ends, with all that it logged on disk. Raises what `train` raises.
 
     `train` takes `emit` and `checkpoints`, as `training.finish` does; notices are told as those of `owner`.
     """
@@ -180,7 +180,7 @@ def tracked(
         raise
     finally:
         session.log.append(run, closed)
-    session.deliver(run)
+    session.deliver()
     return result
 
 

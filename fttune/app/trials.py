@@ -61,7 +61,7 @@ class Trials:
     _paused: dict[int, tuple[Asked, Fit]] = field(default_factory=dict)
 
     def run(self, asked: Asked) -> Outcome:
-        """Run one trial, or go on with one that paused. All that it logged is stored before this returns its end.
+        """Run one trial, or go on with one that paused. All that it logged is on disk before this returns its end.
 
         Without a pruner nothing has to be decided between a cohort's trials: the first runs all that are left of it.
         """
@@ -89,7 +89,7 @@ class Trials:
         self._paused.pop(asked.number, None)
         self._open(asked, flatten(asked.values))
         self._log(asked, RunClosed("failed", {"fttune.cause": cause}))
-        self.session.deliver(self._key(asked))
+        self.session.deliver()
 
     def reuse(self, asked: Asked, outcome: Outcome, twin: int) -> None:
         """Log a trial that took over the value of another with the same recipe."""
@@ -98,7 +98,7 @@ class Trials:
         known |= {"trainable_parameters": outcome.trainable_parameters}
         metrics = {name: float(value) for name, value in known.items() if value is not None} | self._costs_in(outcome)
         self._log(asked, RunClosed("complete", {"fttune.reused_from": str(twin)}, metrics))
-        self.session.deliver(self._key(asked))
+        self.session.deliver()
 
     def _run_alone(self, asked: Asked) -> Outcome:
         with self._closed_when_interrupted([asked]):
@@ -109,7 +109,7 @@ class Trials:
         if closed is None:
             return outcome
         self._log(asked, closed)
-        self.session.deliver(self._key(asked))
+        self.session.deliver()
         return outcome
 
     def _run_together(self, cohort: Sequence[Asked]) -> dict[int, Outcome]:
@@ -137,7 +137,7 @@ class Trials:
                 for event in (*events, closed):
                     self._log(one, event)
                 outcomes[one.number] = outcome
-        self.session.deliver(*map(self._key, cohort))
+        self.session.deliver()
         return outcomes
 
     def _finished(self, asked: Asked, begins: Sequence[Begin], emit: Emit) -> tuple[Outcome, RunClosed | None]:

@@ -1,30 +1,24 @@
 """MLflow as a place to write events to. The only module that imports mlflow; blocking, used by one thread."""
 
+import copy
 import json
 import logging
-import os
-import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
-
-# Set before mlflow is imported: it would report usage over the network, and wait minutes for a dead server.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from filelock import FileLock
 from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from fttune.config.experiment import as_param
 from fttune.errors import StoreError
+from fttune.tracking.artifacts import Refused, local_folder, save_file
+from fttune.tracking.models import Models
 from fttune.training.events import (
     STUDY_ID,
     Described,
@@ -50,6 +44,14 @@ MAX_FOUND = 1000  # runs of one look
 
 
 @dataclass
+class _Known:
+    """The points that a run may have already, by metric and step, as far as they were looked at; `names` of those."""
+
+    names: frozenset[str]
+    points: dict[str, dict[int, Metric]] = field(default_factory=dict)
+
+
+@dataclass
 class _Pending:
     """What the events of a run so far add to it, for one request; `stored` are tags that it was made with."""
 
@@ -70,6 +72,7 @@ class MlflowStore:
         """
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises
         self.uri, self.artifacts = uri, artifacts
         if uri.startswith("sqlite:///"):
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
@@ -77,16 +80,35 @@ class MlflowStore:
         with FileLock(locks / "mlflow-schema.lock"):
             self.client = MlflowClient(uri)
             self._refuse_moved_artifacts()
-        self._runs: dict[str, Run] = {}
+        self._models = Models(self.client)
         self._experiments: dict[str, str] = {}
-        self._logged: dict[str, int] = {}
+        self._runs: dict[str, Run] = {}
+        self._known: dict[str, _Known] = {}
 
-    def write(self, run: str, *events: Event) -> None:
-        """Store events of one run, in order; those that are for people only are passed over."""
+    def apart(self) -> "MlflowStore":
+        """Return the same store for events of another process, whose runs may have the keys of this one's."""
+        other = copy.copy(self)
+        other._runs, other._known = {}, {}
+        return other
+
+    def answers(self) -> None:
+        """Ask the store for next to nothing. Raises what its client raises."""
+        self.client.search_experiments(max_results=1)
+
+    def write(self, run: str, *events: Event, again: bool = False) -> None:
+        """Store events of one run, in order; those that are for people only are passed over.
+
+        `again` says that some of it may be stored already: what is there is then looked for, and not stored twice.
+
+        Raises:
+            Refused: something of it can never be stored.
+        """
+        if again and run in self._runs and not any(isinstance(event, RunOpened) for event in events):
+            self._look_at(run)
         pending = _Pending(stored=_tags_of(events))
         for event in events:
             if isinstance(event, RunOpened):
-                self._open(run, event, pending)
+                self._open(run, event, pending, again=again)
             elif isinstance(event, Described):
                 pending.tags |= event.tags
             elif isinstance(event, EpochEnded):
@@ -96,10 +118,17 @@ class MlflowStore:
             elif isinstance(event, ModelSaved):
                 self._log_model(run, event)
             elif isinstance(event, RunClosed) and run in self._runs:  # not interrupted before it was opened
-                self._log(run, _closing(pending, event))
-                self.client.set_terminated(self._id(run), STATUS[event.state])
+                self._log(run, self._closing(run, pending, event))
+                self.client.set_terminated(self._id(run), STATUS[event.state], event.unix_ms)
                 pending = _Pending()
         self._log(run, pending)
+
+    def attach(self, run: str, opened: RunOpened) -> bool:
+        """Take up a run that was opened before, as it is; return whether it is there."""
+        if run not in self._runs and (found := self._opened_before(run, opened)) is not None:
+            self._runs[run] = found
+            self._known[run] = _Known(frozenset(found.data.metrics))
+        return run in self._runs
 
     def find_run(self, experiment: str, tags: Mapping[str, str], *, status: str | None = None) -> Run | None:
         """Return the newest run of an experiment that carries all the tags."""
@@ -136,9 +165,8 @@ class MlflowStore:
 
     def file_of(self, run: Run, path: str) -> Path | None:
         """Return a file among a run's artifacts as a local one; None if it is gone."""
-        uri = urlsplit(run.info.artifact_uri)
-        if uri.scheme == "file":
-            file = Path(url2pathname(uri.path)) / path
+        if (kept := local_folder(run)) is not None:
+            file = kept / path
             return file if file.is_file() else None
         if path not in {one.path for one in self.client.list_artifacts(run.info.run_id, path.rpartition("/")[0])}:
             return None
@@ -155,31 +183,66 @@ class MlflowStore:
             return None
         return f"/#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([found.experiment_id]))}"
 
-    def _open(self, key: str, event: RunOpened, pending: _Pending) -> None:
+    def _open(self, key: str, event: RunOpened, pending: _Pending, *, again: bool) -> None:
         """Create the run, or take up the one that an earlier process left; what that one logged stays as it is."""
-        same = {RUN: key, **{name: event.tags[name] for name in (STUDY_ID,) if name in event.tags}}
-        run = self.find_run(event.experiment, same) if event.reopen else None
+        run = self._opened_before(key, event) if event.reopen or again else None
         if run is not None:
-            self.client.update_run(run.info.run_id, status="RUNNING")
+            self._runs[key] = run
+            self._known[key] = _Known(frozenset(run.data.metrics))
+            if run.info.status != "RUNNING":
+                self.client.update_run(run.info.run_id, status="RUNNING")
             for stale in {"fttune.state", "fttune.cause"} & run.data.tags.keys():
                 self.client.delete_tag(run.info.run_id, stale)
-            history = self.client.get_metric_history(run.info.run_id, "train/loss")
-            self._logged[key] = max((point.step for point in history), default=0)
             pending.tags |= event.tags
             pending.stored.clear()
         else:
-            parent = {} if event.parent is None else {"mlflow.parentRunId": self._id(event.parent)}
+            parent = {"mlflow.parentRunId": self._id(event.parent)} if event.parent in self._runs else {}
             # All tags at once: a run that is cut off from here on must be found again by them.
             tags = {**event.tags, **pending.stored, RUN: key, **parent}
-            run = self.client.create_run(self._experiment(event.experiment), run_name=event.name, tags=tags)
-        self._runs[key] = run
+            run = self.client.create_run(self._experiment(event.experiment), event.unix_ms, tags, event.name)
+            self._runs[key] = run
+            self._known.pop(key, None)
         pending.params += [Param(n, as_param(value)) for n, value in event.params.items() if n not in run.data.params]
 
+    def _opened_before(self, key: str, event: RunOpened) -> Run | None:
+        """Return the run that this opening made or took up: to be reopened the newest one, else that of its time."""
+        tags = {RUN: key, **{name: event.tags[name] for name in (STUDY_ID,) if name in event.tags}}
+        found = self.find_runs(event.experiment, tags)
+        return next((run for run in found if event.reopen or run.info.start_time == event.unix_ms), None)
+
+    def _look_at(self, key: str) -> None:
+        """Forget what is known of a run's params and points: a request that failed may have been carried out."""
+        self._runs[key] = run = self.client.get_run(self._id(key))
+        self._known[key] = _Known(frozenset(run.data.metrics))
+
+    def _there(self, key: str, metric: str) -> dict[int, Metric]:
+        """Return the points of a metric by step; none of a run that was made here, whose points are all known."""
+        known = self._known.get(key)
+        if known is None or metric not in known.names:
+            return {}
+        if metric not in known.points:
+            history = self.client.get_metric_history(self._id(key), metric)
+            known.points[metric] = {point.step: point for point in history}
+        return known.points[metric]
+
     def _points(self, key: str, event: EpochEnded) -> list[Metric]:
-        """Return the points of an epoch, none when an earlier process logged them: MLflow would keep both."""
-        if event.epoch <= self._logged.get(key, 0):
-            return []
-        return [Metric(name, value, event.unix_ms, event.epoch) for name, value in event.metrics.items()]
+        """Return the points of an epoch, but those that are there: MLflow would keep both."""
+        return [
+            Metric(name, value, event.unix_ms, event.epoch)
+            for name, value in event.metrics.items()
+            if event.epoch not in self._there(key, name)
+        ]
+
+    def _closing(self, key: str, pending: _Pending, event: RunClosed) -> _Pending:
+        """Return what is pending with what the run's end adds; a value that an earlier end gave otherwise is a step."""
+        last = []
+        for name, value in event.metrics.items():
+            before = self._there(key, name)
+            newest = before[max(before)] if before else None
+            if newest is None or (newest.value != value and newest.timestamp != event.unix_ms):
+                last.append(Metric(name, value, event.unix_ms, 0 if newest is None else newest.step + 1))
+        tags = {**pending.tags, "fttune.state": event.state, **event.tags}
+        return _Pending([*pending.metrics, *last], pending.params, tags, pending.stored)
 
     def _log(self, key: str, pending: _Pending) -> None:
         """Log in as few requests as MLflow's limits allow: one, but for very long runs or recipes."""
@@ -190,39 +253,18 @@ class MlflowStore:
             metrics, params, tags = metrics[MAX_METRICS:], params[MAX_BATCH:], tags[MAX_BATCH:]
 
     def _save_file(self, key: str, event: FileSaved) -> None:
-        """Keep a file among the run's artifacts: where they lie on this file system, as a second name of the same file.
-
-        A copy of a large checkpoint takes longer than all else that is written of a trial. The file is not to be
-        changed in place afterwards.
-        """
-        uri = urlsplit(self._runs[key].info.artifact_uri)
-        if uri.scheme == "file" and not uri.netloc:
-            kept = Path(url2pathname(uri.path)) / event.folder / event.path.name
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            if _linked(event.path, kept):
-                return
-        self.client.log_artifact(self._id(key), str(event.path), event.folder)
+        save_file(self.client, self._run(key), event.path, event.folder)
 
     def _log_model(self, key: str, event: ModelSaved) -> None:
-        """Log a checkpoint as an MLflow model (torch's pt2 format), with its signature."""
-        import mlflow
-        import mlflow.pytorch
+        self._models.log(self._run(key), event)
 
-        # Only the fluent API logs models, and its URI is the whole process's: it is given back afterwards.
-        before: Any = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
-        mlflow.set_tracking_uri(self.uri)
-        try:
-            with warnings.catch_warnings(action="ignore"), mlflow.start_run(run_id=self._id(key)):
-                mlflow.pytorch.log_model(
-                    name="model",
-                    validate_serving_input=False,  # else MLflow loads the model and runs it, which takes seconds
-                    **_model(event),
-                )
-        finally:
-            mlflow.set_tracking_uri(before)
+    def _run(self, key: str) -> Run:
+        if key not in self._runs:
+            raise Refused(f"run {key} is not in MLflow")
+        return self._runs[key]
 
     def _id(self, key: str) -> str:
-        return str(self._runs[key].info.run_id)
+        return str(self._run(key).info.run_id)
 
     def _experiment(self, name: str) -> str:
         if name not in self._experiments:
@@ -235,7 +277,13 @@ class MlflowStore:
             return str(found.experiment_id)
         location = self._artifact_location(name)
         tags = {"fttune": "experiment", "mlflow.experimentKind": "custom_model_development"}
-        return str(self.client.create_experiment(name, artifact_location=location, tags=tags))
+        try:
+            return str(self.client.create_experiment(name, artifact_location=location, tags=tags))
+        except MlflowException as error:
+            made = self.client.get_experiment_by_name(name)  # by another process, or by a request that seemed to fail
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS) or made is None:
+                raise
+            return str(made.experiment_id)
 
     def _artifact_location(self, name: str) -> str | None:
         """Return where an experiment's artifacts go; a tracking server decides that itself."""
@@ -257,14 +305,6 @@ class MlflowStore:
                 )
 
 
-def _closing(pending: _Pending, event: RunClosed) -> _Pending:
-    """Return what is pending with what the run's end adds."""
-    now = time.time_ns() // 1_000_000
-    last = [Metric(name, value, now, 0) for name, value in event.metrics.items()]
-    tags = {**pending.tags, "fttune.state": event.state, **event.tags}
-    return _Pending([*pending.metrics, *last], pending.params, tags, pending.stored)
-
-
 def _tags_of(events: Sequence[Event]) -> dict[str, str]:
     """Return the tags that a run gets by these events if they make it: one request fewer than to set them later."""
     if not any(isinstance(event, RunOpened) for event in events):
@@ -276,35 +316,3 @@ def _tags_of(events: Sequence[Event]) -> dict[str, str]:
         elif isinstance(event, RunClosed):
             found |= {"fttune.state": event.state, **event.tags}
     return found
-
-
-def _linked(source: Path, target: Path) -> bool:
-    """Give a file a second name, in place of what had it; False where the file system cannot."""
-    try:
-        target.unlink(missing_ok=True)
-        target.hardlink_to(source)
-    except OSError:  # another file system, or one without links
-        return False
-    return True
-
-
-def save_model(folder: Path, checkpoint: Path, *, image_size: int, plugins: Sequence[Path] = ()) -> None:
-    """Write a checkpoint as an MLflow model (torch's pt2 format), with its signature, into a new folder."""
-    import mlflow.pytorch
-
-    with warnings.catch_warnings(action="ignore"):
-        mlflow.pytorch.save_model(path=str(folder), **_model(ModelSaved(checkpoint, image_size, tuple(plugins))))
-
-
-def _model(event: ModelSaved) -> dict[str, Any]:
-    """Return what MLflow is to be told of a model."""
-    import torch
-
-    from fttune.models import load_model
-
-    return {
-        "pytorch_model": load_model(event.checkpoint, plugins=event.plugins),
-        # Two images: a batch of one would fix the exported batch dimension to one.
-        "input_example": torch.zeros(2, 3, event.image_size, event.image_size).numpy(),
-        "pip_requirements": [f"torch=={torch.__version__.split('+')[0]}"],
-    }

@@ -9,9 +9,13 @@ from typing import Any
 STUDY_ID = "fttune.study_id"
 
 
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
 @dataclass(frozen=True)
 class RunOpened:
-    """A run begins. `reopen` asks to continue the run that an earlier process left behind, if it is there.
+    """A run begins, at `unix_ms`. `reopen` asks to continue the run that an earlier process left, if it is there.
 
     That is the run of the same key, and of the same `STUDY_ID` where the tags hold one: two studies of one name may
     share a tracking server.
@@ -23,6 +27,7 @@ class RunOpened:
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     reopen: bool = False
+    unix_ms: int = field(default_factory=_now, compare=False)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class EpochEnded:
 
     epoch: int
     metrics: Mapping[str, float]
-    unix_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    unix_ms: int = field(default_factory=_now)
     unsettled: int = 0
     phase: int = 0
 
@@ -66,11 +71,12 @@ class ModelSaved:
 
 @dataclass(frozen=True)
 class RunClosed:
-    """A run ends: complete, pruned, failed, diverged or interrupted."""
+    """A run ends, at `unix_ms`: complete, pruned, failed, diverged or interrupted."""
 
     state: str
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    unix_ms: int = field(default_factory=_now, compare=False)
 
 
 @dataclass(frozen=True)

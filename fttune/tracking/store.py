@@ -45,10 +45,11 @@ MAX_FOUND = 1000  # runs of one look
 
 @dataclass
 class _Known:
-    """The points that a run may have already, by metric and step, as far as they were looked at; `names` of those."""
+    """What a run has: points by metric and step, but for the metrics that are `unread`; and files as they were saved."""
 
-    names: frozenset[str]
+    unread: set[str] = field(default_factory=set)
     points: dict[str, dict[int, Metric]] = field(default_factory=dict)
+    files: set[tuple[FileSaved, int]] = field(default_factory=set)
 
 
 @dataclass
@@ -83,12 +84,13 @@ class MlflowStore:
         self._models = Models(self.client)
         self._experiments: dict[str, str] = {}
         self._runs: dict[str, Run] = {}
+        self._opened: dict[str, RunOpened] = {}
         self._known: dict[str, _Known] = {}
 
     def apart(self) -> "MlflowStore":
         """Return the same store for events of another process, whose runs may have the keys of this one's."""
         other = copy.copy(self)
-        other._runs, other._known = {}, {}
+        other._runs, other._opened, other._known = {}, {}, {}
         return other
 
     def answers(self) -> None:
@@ -98,13 +100,12 @@ class MlflowStore:
     def write(self, run: str, *events: Event, again: bool = False) -> None:
         """Store events of one run, in order; those that are for people only are passed over.
 
-        `again` says that some of it may be stored already: what is there is then looked for, and not stored twice.
+        After an error the same call, with `again`, goes on: what a failed request may have stored is looked for first.
+        `again` is also for events of another process.
 
         Raises:
             Refused: something of it can never be stored.
         """
-        if again and run in self._runs and not any(isinstance(event, RunOpened) for event in events):
-            self._look_at(run)
         pending = _Pending(stored=_tags_of(events))
         for event in events:
             if isinstance(event, RunOpened):
@@ -120,6 +121,7 @@ class MlflowStore:
             elif isinstance(event, RunClosed) and run in self._runs:  # not interrupted before it was opened
                 self._log(run, self._closing(run, pending, event))
                 self.client.set_terminated(self._id(run), STATUS[event.state], event.unix_ms)
+                self._known.pop(run, None)
                 pending = _Pending()
         self._log(run, pending)
 
@@ -127,7 +129,6 @@ class MlflowStore:
         """Take up a run that was opened before, as it is; return whether it is there."""
         if run not in self._runs and (found := self._opened_before(run, opened)) is not None:
             self._runs[run] = found
-            self._known[run] = _Known(frozenset(found.data.metrics))
         return run in self._runs
 
     def find_run(self, experiment: str, tags: Mapping[str, str], *, status: str | None = None) -> Run | None:
@@ -185,24 +186,29 @@ class MlflowStore:
 
     def _open(self, key: str, event: RunOpened, pending: _Pending, *, again: bool) -> None:
         """Create the run, or take up the one that an earlier process left; what that one logged stays as it is."""
-        run = self._opened_before(key, event) if event.reopen or again else None
-        if run is not None:
-            self._runs[key] = run
-            self._known[key] = _Known(frozenset(run.data.metrics))
-            if run.info.status != "RUNNING":
-                self.client.update_run(run.info.run_id, status="RUNNING")
-            for stale in {"fttune.state", "fttune.cause"} & run.data.tags.keys():
-                self.client.delete_tag(run.info.run_id, stale)
-            pending.tags |= event.tags
-            pending.stored.clear()
+        if again and self._opened.get(key) is event:
+            run = self._runs[key]
         else:
-            parent = {"mlflow.parentRunId": self._id(event.parent)} if event.parent in self._runs else {}
-            # All tags at once: a run that is cut off from here on must be found again by them.
-            tags = {**event.tags, **pending.stored, RUN: key, **parent}
-            run = self.client.create_run(self._experiment(event.experiment), event.unix_ms, tags, event.name)
-            self._runs[key] = run
-            self._known.pop(key, None)
+            found = self._opened_before(key, event) if event.reopen or again else None
+            if found is not None:
+                self._take_up(run := found)
+                pending.stored.clear()
+            else:
+                parent = {"mlflow.parentRunId": self._id(event.parent)} if event.parent in self._runs else {}
+                # All tags at once: a run that is cut off from here on must be found again by them.
+                tags = {**event.tags, **pending.stored, RUN: key, **parent}
+                run = self.client.create_run(self._experiment(event.experiment), event.unix_ms, tags, event.name)
+            self._runs[key], self._opened[key] = run, event
+            self._known[key] = _Known(set(run.data.metrics))
+        pending.tags |= {name: value for name, value in event.tags.items() if run.data.tags.get(name) != value}
         pending.params += [Param(n, as_param(value)) for n, value in event.params.items() if n not in run.data.params]
+
+    def _take_up(self, run: Run) -> None:
+        """Let a run that was closed run again."""
+        if run.info.status != "RUNNING":
+            self.client.update_run(run.info.run_id, status="RUNNING")
+        for stale in {"fttune.state", "fttune.cause"} & run.data.tags.keys():
+            self.client.delete_tag(run.info.run_id, stale)
 
     def _opened_before(self, key: str, event: RunOpened) -> Run | None:
         """Return the run that this opening made or took up: to be reopened the newest one, else that of its time."""
@@ -210,20 +216,16 @@ class MlflowStore:
         found = self.find_runs(event.experiment, tags)
         return next((run for run in found if event.reopen or run.info.start_time == event.unix_ms), None)
 
-    def _look_at(self, key: str) -> None:
-        """Forget what is known of a run's params and points: a request that failed may have been carried out."""
-        self._runs[key] = run = self.client.get_run(self._id(key))
-        self._known[key] = _Known(frozenset(run.data.metrics))
-
     def _there(self, key: str, metric: str) -> dict[int, Metric]:
-        """Return the points of a metric by step; none of a run that was made here, whose points are all known."""
-        known = self._known.get(key)
-        if known is None or metric not in known.names:
-            return {}
-        if metric not in known.points:
+        """Return the points that a run has of a metric, by step; MLflow is asked for what this process did not log."""
+        if key not in self._known:
+            self._known[key] = _Known(set(self.client.get_run(self._id(key)).data.metrics))
+        known = self._known[key]
+        if metric in known.unread:
             history = self.client.get_metric_history(self._id(key), metric)
             known.points[metric] = {point.step: point for point in history}
-        return known.points[metric]
+            known.unread.discard(metric)
+        return known.points.get(metric, {})
 
     def _points(self, key: str, event: EpochEnded) -> list[Metric]:
         """Return the points of an epoch, but those that are there: MLflow would keep both."""
@@ -249,11 +251,21 @@ class MlflowStore:
         metrics, params = pending.metrics, pending.params
         tags = [RunTag(name, value) for name, value in pending.tags.items() if pending.stored.get(name) != value]
         while metrics or params or tags:
-            self.client.log_batch(self._id(key), metrics[:MAX_METRICS], params[:MAX_BATCH], tags[:MAX_BATCH])
+            now = metrics[:MAX_METRICS]
+            known = self._known.pop(key, None)  # unless the request succeeds, nobody knows what it did
+            self.client.log_batch(self._id(key), now, params[:MAX_BATCH], tags[:MAX_BATCH])
+            if known is not None:
+                self._known[key] = known
+                for point in now:
+                    known.points.setdefault(point.key, {})[point.step] = point
             metrics, params, tags = metrics[MAX_METRICS:], params[MAX_BATCH:], tags[MAX_BATCH:]
 
     def _save_file(self, key: str, event: FileSaved) -> None:
-        save_file(self.client, self._run(key), event.path, event.folder)
+        known = self._known.get(key) or _Known()
+        state = event, event.path.stat().st_mtime_ns if event.path.exists() else 0
+        if state not in known.files:  # uploading a large one again for what comes after it takes longer than that
+            save_file(self.client, self._run(key), event.path, event.folder)
+            known.files.add(state)
 
     def _log_model(self, key: str, event: ModelSaved) -> None:
         self._models.log(self._run(key), event)

@@ -248,6 +248,8 @@ class Uploader:
         for query, asked, drains in questions:
             if not drains:
                 self._answer(query, asked)
+        if self._spool is None and not any(drains for *_, drains in questions):
+            return
         error = self._delivery_error()
         with self._changed:
             if error is None:

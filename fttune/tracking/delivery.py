@@ -7,13 +7,13 @@ begun, is looked for first: each point is stored once.
 import shutil
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from fttune.tracking.spool import Spool, Target, entries_of, refuse, spool_files
+from fttune.tracking.spool import Group, Spool, Target, entries_of, refuse, spool_files
 from fttune.training.events import Entry, Event, RunClosed, RunOpened
 
 if TYPE_CHECKING:
@@ -27,11 +27,10 @@ class Unreachable(Exception):
 
 
 @dataclass
-class _Group:
-    """Events of one run that are written together; `again` says that an attempt may have stored some of them."""
+class _Part:
+    """Events of a group that are written together; `again` says that an attempt may have stored some of them."""
 
-    run: str
-    events: list[Event]
+    events: Sequence[Event]
     again: bool
 
 
@@ -50,7 +49,9 @@ class Delivery:
     foreign: bool = False
     events: int = 0
     refused: int = 0
-    _groups: "deque[_Group]" = field(default_factory=deque)
+    _groups: deque[Group] = field(default_factory=deque)
+    _parts: deque[_Part] = field(default_factory=deque)
+    _read: int = 0
     _opened: dict[str, RunOpened] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
     _incomplete: set[str] = field(default_factory=set)
@@ -62,56 +63,59 @@ class Delivery:
 
     def go_on(self, store: "MlflowStore") -> None:
         """Deliver what is left. Raises Unreachable, after which the same call goes on."""
-        while self._groups or self._read():
+        while self._groups or self._read_on():
             while self._groups:
                 self._deliver(store, self._groups[0])
+                self.events += len(self._groups[0].events)
                 self._note(self._groups.popleft())
-            self.spool.record()
+                self.spool.record(self.spool.done + 1, self._read)
             self._drop_files()
 
-    def _read(self) -> bool:
-        """Take the next lines of the spool, grouped by run in the order of first events, parents before children."""
-        lines = self.spool.read()
-        found: dict[str, list[Event]] = {}
-        for line in lines:
-            if line.entry is None:
-                self._refuse(line.text, "damaged, or written by another version of fttune")
-            else:
-                found.setdefault(line.entry.run, []).append(line.entry.event)
-        self._groups.extend(_Group(run, events, self.foreign) for run, events in found.items())
-        return bool(lines)
+    def _read_on(self) -> bool:
+        """Take the next groups of the spool, without those that its session delivered."""
+        groups = self.spool.read()
+        self._read = len(groups)
+        for group in groups[: self.spool.done]:
+            self._note(group)
+        self._groups.extend(groups[self.spool.done :])
+        return bool(groups)
 
-    def _deliver(self, store: "MlflowStore", group: _Group) -> None:
+    def _deliver(self, store: "MlflowStore", group: Group) -> None:
         """Write a group; of one that is refused, what is to blame is kept elsewhere, and the rest is written."""
         from fttune.tracking.replies import is_refusal
 
-        again, group.again = group.again, True
-        try:
-            self._attach(store, group)
-            store.write(group.run, *group.events, again=again)
-        except Exception as error:
-            if not is_refusal(error):
-                raise Unreachable from error
-            if len(group.events) > 1:
-                first, *others = group.events
-                group.events = [first]
-                self._groups.insert(1, _Group(group.run, others, True))
-                self._deliver(store, group)
-            else:
+        if not self._parts:
+            for line in group.damaged:
+                self._refuse(line, "damaged, or written by another version of fttune")
+            self._parts.append(_Part(group.events, self.foreign))
+        while self._parts:
+            part = self._parts[0]
+            again, part.again = part.again, True
+            try:
+                self._attach(store, group.run, part.events)
+                store.write(group.run, *part.events, again=again)
+            except Exception as error:
+                if not is_refusal(error):
+                    raise Unreachable from error
+                if len(part.events) > 1:
+                    self._parts[0] = _Part(part.events[:1], True)
+                    self._parts.insert(1, _Part(part.events[1:], True))
+                    continue
                 self._incomplete.add(group.run)
-                self._refuse(Entry(group.run, group.events[0]), str(error))
+                self._refuse(Entry(group.run, part.events[0]), str(error))
+            self._parts.popleft()
 
-    def _attach(self, store: "MlflowStore", group: _Group) -> None:
+    def _attach(self, store: "MlflowStore", run: str, events: Iterable[Event]) -> None:
         """Let the store know a run, and its parent, that another process opened. Raises Refused when it is gone."""
         from fttune.tracking.artifacts import Refused
 
-        opening = next((event for event in group.events if isinstance(event, RunOpened)), None)
-        opened = opening or self._opened.get(group.run)
+        opening = next((event for event in events if isinstance(event, RunOpened)), None)
+        opened = opening or self._opened.get(run)
         if opened is None:
             return
         if opened.parent in self._opened:
             store.attach(opened.parent, self._opened[opened.parent])
-        if opening is None and not store.attach(group.run, opened):
+        if opening is None and not store.attach(run, opened):
             raise Refused("the run is not in MLflow")
 
     def _refuse(self, line: Entry | bytes, reason: str) -> None:
@@ -120,8 +124,7 @@ class Delivery:
         what = f"a part of run {line.run}" if isinstance(line, Entry) else "a line of a spool"
         self.say(f"MLflow did not take {what}, which is kept in {file}: {reason}")
 
-    def _note(self, group: _Group) -> None:
-        self.events += len(group.events)
+    def _note(self, group: Group) -> None:
         for event in group.events:
             if isinstance(event, RunOpened):
                 self._opened[group.run] = event

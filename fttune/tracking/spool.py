@@ -8,7 +8,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from fttune.errors import TrackingFailed
 from fttune.tracking.records import as_line, as_record, of_line, of_record
 from fttune.tracking.redaction import redacted_text
-from fttune.training.events import Entry, RunClosed, RunOpened
+from fttune.training.events import Entry, Event, RunClosed, RunOpened
 
 REFUSED = "refused.jsonl"
 SCHEMA = 1
@@ -47,16 +47,23 @@ class Target:
         return self.runs / run.replace("/", "+")
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line of a spool: `entry` is None when it is damaged, or another version wrote it."""
+@dataclass
+class Group:
+    """Events of one run, from one of its openings to its end at most, which are written together.
 
-    text: bytes
-    entry: Entry | None
+    `damaged` are lines of no run that can be named: cut off, or of another version.
+    """
+
+    run: str
+    events: list[Event] = field(default_factory=list)
+    damaged: list[bytes] = field(default_factory=list)
 
 
 class Spool:
-    """One file of events, held by its lock, read in order; `delivered` bytes of it need not be read again."""
+    """One file of events, held by its lock, read in order.
+
+    `delivered` bytes of it need not be read again, nor what the first `done` groups behind it say, up to byte `end`.
+    """
 
     def __init__(self, file: Path, descriptor: int) -> None:
         self.file, self._descriptor = file, descriptor
@@ -66,7 +73,8 @@ class Spool:
         self.first = len(head)
         header: dict[str, Any] = of_line(head) or {}
         self.uri, self.artifacts = header.get("uri", ""), Path(header.get("artifacts", ""))
-        self.delivered = self.position = max(self.first, self._recorded())
+        delivered, self.end, self.done = self._recorded()
+        self.delivered = max(self.first, delivered)
 
     @classmethod
     def create(cls, target: Target) -> "Spool":
@@ -143,20 +151,32 @@ class Spool:
             raise _unwritable(self.file, error) from error
         self._synced = size
 
-    def read(self) -> list[Line]:
-        """Return lines that were not read yet, none when there are no more."""
-        text = self._whole_lines(self.position)
-        self.position += len(text)
-        return [Line(line, _entry(line)) for line in text.splitlines(keepends=True) if line != b"\n"]
+    def read(self) -> list[Group]:
+        """Return the next groups, the first `done` of them delivered; none when all of the file is."""
+        text = _whole_lines(self._descriptor, self.delivered, self.end or self.size)
+        self.end = self.delivered + len(text)
+        return _groups(text)
 
-    def record(self) -> None:
-        """Note that all that was read is delivered: who takes the spool over begins behind it."""
-        self.delivered = self.position
-        self._position_file.write_text(f"{self.delivered}\n", encoding="ascii")
+    def record(self, done: int, of: int) -> None:
+        """Note that so many of the groups read last are delivered: who takes the spool over begins behind them."""
+        self.done = done
+        if done == of:
+            self.delivered, self.end, self.done = self.end, 0, 0
+        self._position_file.write_text(f"{self.delivered} {self.end} {self.done}\n", encoding="ascii")
 
     def before(self) -> Iterator[Entry]:
-        """Yield the entries that are delivered."""
-        yield from (entry for entry in _entries(self._descriptor, self.first, self.delivered))
+        """Yield the entries that are delivered, up to the groups that `read` returns."""
+        yield from _entries(self._descriptor, self.first, self.delivered)
+
+    def waiting(self) -> list[Group]:
+        """Return the groups that are left, without reading on."""
+        found, start = [], self.delivered
+        end = self.end or self.size
+        while text := _whole_lines(self._descriptor, start, end):
+            end = self.size
+            found += _groups(text)
+            start += len(text)
+        return found[self.done :]
 
     def close_open_runs(self) -> None:
         """Append the ends that a session which died owes its runs."""
@@ -184,17 +204,15 @@ class Spool:
     def _position_file(self) -> Path:
         return self.file.with_suffix(".position")
 
-    def _recorded(self) -> int:
+    def _recorded(self) -> tuple[int, int, int]:
         try:
-            return int(self._position_file.read_text(encoding="ascii"))
-        except (FileNotFoundError, ValueError):
-            return 0
+            delivered, end, done = map(int, self._position_file.read_text(encoding="ascii").split())
+        except (FileNotFoundError, ValueError):  # none yet, or cut off: all is looked for again
+            return 0, 0, 0
+        return delivered, end, done
 
     def _head(self) -> bytes:
         return os.pread(self._descriptor, CHUNK_BYTES, 0).partition(b"\n")[0] + b"\n"
-
-    def _whole_lines(self, start: int) -> bytes:
-        return _whole_lines(self._descriptor, start, self.size)
 
 
 @dataclass(frozen=True)
@@ -234,8 +252,9 @@ def waiting_in(folder: Path) -> list[Waiting]:
         except FileNotFoundError:
             continue
         spool = Spool(file, descriptor)
-        runs = [entry.run for entry in _entries(descriptor, spool.delivered, spool.size)]
-        found.append(Waiting(file.stem, spool.uri, spool.artifacts, len(set(runs)), len(runs)))
+        left = spool.waiting()
+        runs, events = {group.run for group in left}, sum(len(group.events) for group in left)
+        found.append(Waiting(file.stem, spool.uri, spool.artifacts, len(runs), events))
         spool.release()
     return found
 
@@ -264,6 +283,23 @@ def _whole_lines(descriptor: int, start: int, end: int) -> bytes:
             return text[:whole]
         wanted *= 2
     return b""
+
+
+def _groups(text: bytes) -> list[Group]:
+    """Return the groups of some lines in the order of their first events: parents before children."""
+    found: list[Group] = []
+    last: dict[str, Group] = {}
+    for line in text.splitlines(keepends=True):
+        entry = _entry(line)
+        run = "" if entry is None else entry.run
+        if run not in last or (entry is not None and isinstance(entry.event, RunOpened)):
+            found.append(Group(run))
+            last[run] = found[-1]
+        if entry is not None:
+            last[run].events.append(entry.event)
+        elif line.strip():
+            last[run].damaged.append(line)
+    return found
 
 
 def _entry(line: bytes) -> Entry | None:

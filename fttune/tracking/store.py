@@ -45,7 +45,7 @@ MAX_FOUND = 1000  # runs of one look
 
 @dataclass
 class _Known:
-    """What a run has: points by metric and step, but for the metrics that are `unread`; and files as they were saved."""
+    """What a run has: points by metric and step, but for metrics that are `unread`; and files as they were saved."""
 
     unread: set[str] = field(default_factory=set)
     points: dict[str, dict[int, Metric]] = field(default_factory=dict)
@@ -139,12 +139,11 @@ class MlflowStore:
         self, experiment: str, tags: Mapping[str, str], *, status: str | None = None, limit: int = MAX_FOUND
     ) -> list[Run]:
         """Return the runs of an experiment that carry all the tags, the newest first."""
-        found = self.client.get_experiment_by_name(experiment)
-        if found is None:
+        if experiment not in self._experiments and self.client.get_experiment_by_name(experiment) is None:
             return []
         wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
         wanted += [f"attributes.status = '{status}'"] if status else []
-        return list(self.client.search_runs([found.experiment_id], " and ".join(wanted), max_results=limit))
+        return list(self.client.search_runs([self._experiment(experiment)], " and ".join(wanted), max_results=limit))
 
     def get_run(self, run_id: str) -> Run | None:
         """Return the run of an id, None when there is none, or it was deleted."""
@@ -188,6 +187,7 @@ class MlflowStore:
         """Create the run, or take up the one that an earlier process left; what that one logged stays as it is."""
         if again and self._opened.get(key) is event:
             run = self._runs[key]
+            pending.stored.clear()  # it may have been taken up, and have none of them
         else:
             found = self._opened_before(key, event) if event.reopen or again else None
             if found is not None:

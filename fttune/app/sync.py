@@ -82,6 +82,6 @@ def _deliver(deliveries: Deliveries) -> str | None:
                 failures, progress = 1 if deliveries.events > progress else failures + 1, deliveries.events
                 if failures > len(PAUSES_SECONDS):
                     return redacted_text(" ".join(str(error.__cause__).split())[:300])
-                time.sleep(PAUSES_SECONDS[failures - 1])
+                time.sleep(max(PAUSES_SECONDS[failures - 1], error.late_seconds))
     finally:
         deliveries.close()

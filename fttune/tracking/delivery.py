@@ -23,7 +23,14 @@ LOCK_SECONDS = 10.0  # what an earlier command left is mostly a matter of second
 
 
 class Unreachable(Exception):
-    """MLflow did not take something that it may take at another time; `__cause__` says why."""
+    """MLflow did not take something that it may take at another time, `late_seconds` from now at the earliest.
+
+    `__cause__` says why.
+    """
+
+    def __init__(self, late_seconds: float = 0.0) -> None:
+        self.late_seconds = late_seconds
+        super().__init__(late_seconds)
 
 
 @dataclass
@@ -82,7 +89,7 @@ class Delivery:
 
     def _deliver(self, store: "MlflowStore", group: Group) -> None:
         """Write a group; of one that is refused, what is to blame is kept elsewhere, and the rest is written."""
-        from fttune.tracking.replies import is_refusal
+        from fttune.tracking.replies import is_refusal, late_seconds
 
         if not self._parts:
             for line in group.damaged:
@@ -96,7 +103,7 @@ class Delivery:
                 store.write(group.run, *part.events, again=again)
             except Exception as error:
                 if not is_refusal(error):
-                    raise Unreachable from error
+                    raise Unreachable(late_seconds(error)) from error
                 if len(part.events) > 1:
                     self._parts[0] = _Part(part.events[:1], True)
                     self._parts.insert(1, _Part(part.events[1:], True))

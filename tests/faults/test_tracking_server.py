@@ -1,5 +1,6 @@
 """Whatever a tracking server does, each point reaches it once, and nothing that trains waits for it."""
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import fttune
 from fttune.app.session import target_of
 from fttune.app.sync import sync
 from fttune.config.workspace import Workspace
@@ -22,6 +24,7 @@ from fttune.training.events import (
     RunOpened,
 )
 from tests.faults.stand_in import FAULTS, Schedule, StandIn, serving
+from tests.recipes import tiny_study
 
 TRIALS, EPOCHS = 8, 5
 Content = dict[str, object]
@@ -47,12 +50,12 @@ def content(server: StandIn) -> dict[str, Content]:
         files = {path.partition("artifacts/")[2]: data for path, data in server.files.items() if run_id in path}
         parent = run.tags.get("mlflow.parentRunId")
         found[names[run_id]] = {
-            "points": Counter((name, step, value) for name, step, value, _ in run.points),
+            "points": Counter((name, step, None if "second" in name else value) for name, step, value, _ in run.points),
             "params": run.params,
-            "tags": {key: value for key, value in run.tags.items() if key.startswith("fttune.")},
+            "tags": {key: value for key, value in run.tags.items() if key.startswith("fttune.") and key != STUDY_ID},
             "status": run.info["status"],
             "parent": None if parent is None else names[parent],
-            "files": files,
+            "files": {name: "timed" if name.endswith(".json") else data for name, data in files.items()},
             "models": len(run.outputs),
         }
     return found
@@ -75,7 +78,7 @@ def events_of_a_study(folder: Path) -> Iterator[tuple[str, Event]]:
             for epoch in range(1, EPOCHS + 1 if attempt == resumes else 3):
                 yield run, EpochEnded(epoch, {"train/loss": 1 / epoch, "val/loss": number / epoch, "lr": 0.1}, epoch)
             if attempt == resumes:
-                file = folder / f"{number}.json"
+                file = folder / f"{number}.csv"
                 file.write_text(f"checkpoint {number}")
                 yield run, FileSaved(file, "checkpoint")
                 yield run, RunClosed("complete", {}, {"value": number / EPOCHS, "best_epoch": float(EPOCHS)})
@@ -103,14 +106,37 @@ def delivered(workspace: Workspace, server: StandIn) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_server_that_fails_in_every_way_has_each_point_once_in_the_end(
-    seed: int, tmp_path: Path, workspace: Workspace
+    seed: int, tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Odd seeds: within the session, which is patient; even ones: it gives up at once, and `sync` does most of it."""
+    monkeypatch.setattr("fttune.tracking.uploader.CLOSE_SECONDS", 60.0 * (seed % 2))
     quiet, wild = StandIn(Schedule()), StandIn(Schedule(seed, probability=0.25))
     delivered(Workspace.at(tmp_path / "quiet"), quiet)
     delivered(workspace, wild)
+    require_equal(wild, quiet)
+    assert wild.schedule.seen.keys() == {*FAULTS, "plain"}
+
+
+def test_a_study_on_a_server_that_fails_ends_as_on_one_that_does_not(
+    tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fttune.tracking.uploader.CLOSE_SECONDS", 60.0)
+    quiet, wild = StandIn(Schedule()), StandIn(Schedule(7, probability=0.25))
+    for server, folder in ((quiet, tmp_path / "quiet"), (wild, tmp_path / "wild")):
+        folder.mkdir()
+        shutil.copytree(workspace.mlruns, folder / "mlruns")
+        with serving(server) as uri:
+            study = tiny_study(folder, tracking={"uri": uri}, budget__n_trials=3)
+            fttune.search(study, workspace=Workspace.at(folder))
+            assert not any(line.left for line in sync(Workspace.at(folder)))
+    require_equal(wild, quiet)
+    assert [model["info"]["status"] for model in wild.models.values()] == ["LOGGED_MODEL_READY"]
+    assert sum(wild.schedule.seen[fault] for fault in FAULTS) >= 10
+
+
+def require_equal(wild: StandIn, quiet: StandIn) -> None:
     sent, wanted = content(wild), content(quiet)
     assert sent.keys() == wanted.keys()
     for run, stored in wanted.items():
         for part, value in stored.items():
             assert sent[run][part] == value, (run, part)
-    assert set(wild.schedule.seen) == {*FAULTS, "plain"}

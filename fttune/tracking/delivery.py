@@ -5,6 +5,7 @@ begun, is looked for first: each point is stored once.
 """
 
 import shutil
+import sqlite3
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from fttune.tracking.redaction import redacted_text
 from fttune.tracking.spool import Group, Spool, Target, entries_of, refuse, spool_files
 from fttune.training.events import Entry, Event, RunClosed, RunOpened
 
 if TYPE_CHECKING:
     from fttune.tracking.store import MlflowStore
 
+MAX_REASON = 300  # characters
 LOCK_SECONDS = 10.0  # what an earlier command left is mostly a matter of seconds
 
 
@@ -31,6 +34,17 @@ class Unreachable(Exception):
     def __init__(self, late_seconds: float = 0.0) -> None:
         self.late_seconds = late_seconds
         super().__init__(late_seconds)
+
+
+def why(error: BaseException) -> str:
+    """Return why something did not go, on one line and without secrets: the cause where that is the system's or the
+    database's, for clients wrap it in a page of text."""
+    root = error
+    while (deeper := root.__cause__ or root.__context__) is not None:
+        root = deeper
+    said = root if isinstance(root, OSError | sqlite3.Error) else error
+    text = " ".join(str(said).split()) or type(said).__name__
+    return redacted_text(text[:MAX_REASON])
 
 
 @dataclass
@@ -199,6 +213,8 @@ class Deliveries:
         """Let go of all spools; this session's own is removed when nothing is left of it."""
         for delivery, _ in self._left:
             delivery.spool.release()
+        if self._store is not None:
+            self._store.close()
         if self.own is not None and self.own.spool.is_delivered:
             self.own.spool.remove()
         elif self.own is not None:

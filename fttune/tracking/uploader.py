@@ -17,7 +17,7 @@ from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fttune.errors import FttuneError, StoreError, TrackingFailed
-from fttune.tracking.delivery import Deliveries, Delivery, Unreachable
+from fttune.tracking.delivery import Deliveries, Delivery, Unreachable, why
 from fttune.tracking.records import FOR_PEOPLE
 from fttune.tracking.redaction import redacted, redacted_text
 from fttune.tracking.spool import Spool, Target, entries_of, spool_files, waiting_in
@@ -117,7 +117,7 @@ class Uploader:
         from fttune.tracking.replies import is_misconfiguration
 
         if self._is_local or (isinstance(error, Exception) and is_misconfiguration(error)):
-            raise StoreError(f"MLflow cannot use {self._target.label}: {_reason(error)}") from error
+            raise StoreError(f"MLflow cannot use {self._target.label}: {why(error)}") from error
         self._tell_outage(error)
 
     def ask(self, query: Callable[["MlflowStore"], Answer]) -> Answer:
@@ -300,19 +300,13 @@ class Uploader:
 
     def _tell_outage(self, error: BaseException) -> None:
         self._notices.append(
-            f"MLflow at {self._target.label} does not take what is logged ({_reason(error)}); the work goes on, and "
+            f"MLflow at {self._target.label} does not take what is logged ({why(error)}); the work goes on, and "
             f"that waits in {self._target.spools}"
         )
 
     def _error(self, error: BaseException) -> FttuneError:
         if isinstance(error, FttuneError):
             return error
-        failed = TrackingFailed(f"MLflow at {self._target.label} does not answer: {_reason(error)}")
+        failed = TrackingFailed(f"MLflow at {self._target.label} does not answer: {why(error)}")
         failed.__cause__ = error
         return failed
-
-
-def _reason(error: BaseException) -> str:
-    """Return why MLflow does not answer, on one line and without secrets; its client repeats itself at length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return redacted_text(text[:300])

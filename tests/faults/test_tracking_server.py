@@ -1,12 +1,20 @@
 """Whatever a tracking server does, each point reaches it once, and nothing that trains waits for it."""
 
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 import fttune
 from fttune.app.session import target_of
@@ -140,3 +148,59 @@ def require_equal(wild: StandIn, quiet: StandIn) -> None:
     for run, stored in wanted.items():
         for part, value in stored.items():
             assert sent[run][part] == value, (run, part)
+
+
+@pytest.mark.slow
+def test_a_real_server_that_is_killed_three_times_has_each_point_once_in_the_end(
+    tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    port, store = free_port(), f"sqlite:///{tmp_path / 'server.db'}"
+    target = target_of(workspace, f"http://127.0.0.1:{port}")
+    server = real_server(store, tmp_path / "kept", port)
+    uploader = Uploader(target)
+    log = EventLog(uploader)
+    try:
+        for number, (run, event) in enumerate(events := list(events_of_a_study(tmp_path / "files"))):
+            log.append(run, event)
+            time.sleep(0.05)
+            if number in (len(events) // 4, len(events) // 2, 3 * len(events) // 4):
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
+                server = real_server(store, tmp_path / "kept", port)
+        uploader.close()
+        assert not any(line.left or line.refused for line in sync(workspace))
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    quiet = StandIn(Schedule())
+    delivered(Workspace.at(tmp_path / "quiet"), quiet)
+    wanted = content(quiet)
+    client = MlflowClient(store)
+    found = client.search_runs([client.get_experiment_by_name("pets").experiment_id])
+    assert sorted(run.data.tags["fttune.run"] for run in found) == sorted(wanted)
+    for run in found:
+        stored = wanted[run.data.tags["fttune.run"]]
+        points = [p for name in run.data.metrics for p in client.get_metric_history(run.info.run_id, name)]
+        assert Counter((p.key, p.step, p.value) for p in points) == stored["points"]
+        assert (run.info.status, run.data.params) == (stored["status"], stored["params"])
+
+
+def real_server(store: str, artifacts: Path, port: int) -> "subprocess.Popen[bytes]":
+    """Start `mlflow server` in a process group of its own, and wait until it answers."""
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--workers", "1"]
+    command += ["--artifacts-destination", str(artifacts), "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    end = time.monotonic() + 180
+    while time.monotonic() < end:
+        with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+            if answer.status == 200:
+                return server
+        time.sleep(0.2)
+    raise AssertionError("mlflow server does not answer")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

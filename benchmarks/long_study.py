@@ -26,7 +26,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ import optuna
 from optuna.samplers import TPESampler
 from optuna.trial import create_trial
 
+from fttune.app.session import target_of
 from fttune.config import Experiment, Study
 from fttune.config.recipe import trial_digest
 from fttune.config.workspace import Workspace
@@ -193,7 +194,7 @@ def measure(kept: Workspace, size: int, trials: int, clock: Clock, *, together: 
         for file in (f"{size}-optuna.db", f"{size}-mlflow.db"):
             shutil.copy(kept.mlruns / file, workspace.mlruns / file.partition("-")[2])
         study = study_of(size + trials + 8)
-        uploader = Uploader(workspace.mlflow_uri, artifacts=kept.artifacts, locks=workspace.locks)
+        uploader = Uploader(replace(target_of(workspace, workspace.mlflow_uri), artifacts=kept.artifacts))
         uploader.ask(lambda store: store.write("long", RunOpened("long", "long", reopen=True)))
         clock.cpu.update(proposing=0.0, mlflow=0.0)
         work = FurtherTrials(study, uploader, clock, workspace.mlruns / "best.safetensors", together)

@@ -66,23 +66,27 @@ class Clock:
 
 
 def hold_back_writes() -> None:
-    """Let MLflow's thread write only while the search waits for it."""
+    """Let MLflow's thread write only while the search waits for it: when it asks, and at its end."""
     gate = threading.Lock()
     gate.acquire()
-    write, flush = MlflowStore.write, Uploader.flush  # `ask` flushes first
+    write = MlflowStore.write
 
-    def gated_write(*arguments: Any) -> None:
+    def gated_write(*arguments: Any, **keywords: Any) -> None:
         with gate:
-            write(*arguments)
+            write(*arguments, **keywords)
 
-    def open_gate(*arguments: Any) -> None:
-        gate.release()
-        try:
-            flush(*arguments)
-        finally:
-            gate.acquire()
+    def opening(wait: Callable[..., Any]) -> Callable[..., Any]:
+        def open_gate(*arguments: Any, **keywords: Any) -> Any:
+            gate.release()
+            try:
+                return wait(*arguments, **keywords)
+            finally:
+                gate.acquire()
 
-    MlflowStore.write, Uploader.flush = gated_write, open_gate  # type: ignore[method-assign]
+        return open_gate
+
+    MlflowStore.write = gated_write  # type: ignore[method-assign]
+    Uploader.flush, Uploader.ask = opening(Uploader.flush), opening(Uploader.ask)  # type: ignore[method-assign]
 
 
 def study_of(epochs: int, trials: int) -> Study:

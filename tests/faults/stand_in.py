@@ -27,6 +27,8 @@ Body = dict[str, Any]
 class Schedule:
     """What happens to the next request: one of `FAULTS` with a probability, by a seed; None is a plain answer.
 
+    Each is kept waiting for `delay_seconds` first.
+
     `refuse` closes the connection unread, `hang` answers after `hang_seconds`, when nobody listens any more, and does
     what was asked; `error` is a 500 before the work; `half` sends half of the answer, `cut` none, both after the work.
     """
@@ -34,6 +36,7 @@ class Schedule:
     seed: int = 0
     probability: float = 0.0
     hang_seconds: float = 1.5
+    delay_seconds: float = 0.0
     faults: tuple[str, ...] = FAULTS
     seen: Counter[str] = field(default_factory=Counter)
 
@@ -91,7 +94,9 @@ class StandIn:
         """Carry out a request. Raises Refusal."""
         if path.startswith("logged-models"):
             return self._model(method, path, body)
-        do: Callable[[Body], Body] = getattr(self, "_" + path.replace("/", "_").replace("-", "_"))
+        do: Callable[[Body], Body] | None = getattr(self, "_" + path.replace("/", "_").replace("-", "_"), None)
+        if do is None:
+            raise Refusal("ENDPOINT_NOT_FOUND", 404, path)
         return do(body)
 
     def _experiments_search(self, _: Body) -> Body:
@@ -236,6 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         with self.state.lock:
             fault = self.state.schedule.next()
+        time.sleep(self.state.schedule.delay_seconds)
         if fault == "refuse":
             self._cut()
             return

@@ -1,9 +1,10 @@
 """How much of the time in which trials run the training thread spends in tracking calls. Asked: at most 2 %.
 
-Work: trials of `studies/digits.yaml`, from random weights, with MLflow's store on this disk, with a server that takes a moment over each
-request, and with one that is dead. Counted is the wall time between the first trial's begin and the last one's end, and
-in it all that the training thread spends in the uploader: redacting and appending events, fsync, questions. What a
-command waits at its end, while MLflow takes what is left, is printed beside it, and what `fttune sync` would deliver.
+Work: trials of `studies/digits.yaml`, from random weights, with MLflow's store on this disk, with a server that takes a
+moment over each request, and with one that is dead. Counted is the wall time between the first trial's begin and the
+last one's end, and in it all that the training thread spends in the uploader: redacting and appending events, fsync,
+questions. What a command waits at its end, while MLflow takes the rest, is printed beside it, and what is left
+for `fttune sync`.
 """
 
 import argparse

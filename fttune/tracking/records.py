@@ -3,7 +3,6 @@
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import cache
 from numbers import Real
 from pathlib import Path
@@ -36,7 +35,7 @@ def of_line(line: bytes) -> dict[str, Any] | None:
 def as_record(entry: Entry) -> dict[str, Any]:
     """Return an entry as plain data; params as MLflow stores them."""
     event = entry.event
-    values = {each.name: getattr(event, each.name) for each in fields(event)}
+    values = dict(vars(event))
     if "params" in values:
         values["params"] = {name: as_param(value) for name, value in values["params"].items()}
     return {"run": entry.run, "kind": type(event).__name__, **values}

@@ -7,7 +7,8 @@ Secrets are known by the name of what holds them (`api_key`, `hub.token`), by th
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -40,19 +41,16 @@ _KEPT = "\n\t"
 
 def redacted(entry: Entry) -> Entry:
     """Return an entry with the text of its event redacted; names, keys of runs and paths stay as they are."""
-    changed: dict[str, Any] = {}
-    for each in fields(entry.event):
-        value = getattr(entry.event, each.name)
-        if each.name in ("tags", "params"):
-            changed[each.name] = redacted_values(value)
-        elif each.name == "text":
-            changed[each.name] = redacted_text(value)
+    said = vars(entry.event)
+    changed: dict[str, Any] = {name: redacted_values(said[name]) for name in ("tags", "params") if name in said}
+    if "text" in said:
+        changed["text"] = redacted_text(said["text"])
     return replace(entry, event=replace(entry.event, **changed)) if changed else entry
 
 
 def redacted_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return named values, those with secret names hidden, the text of all others redacted."""
-    return {redacted_text(name): HIDDEN if is_secret(name) else _redacted(value) for name, value in values.items()}
+    return {visible(name): HIDDEN if is_secret(name) else _redacted(value) for name, value in values.items()}
 
 
 def redacted_text(text: str) -> str:
@@ -65,6 +63,7 @@ def redacted_text(text: str) -> str:
     return visible(text)
 
 
+@lru_cache(4096)
 def is_secret(name: str) -> bool:
     """Return whether a name says that its value is a secret: `api_key`, `hub.token`, not `num_tokens`."""
     parts = [part.lower() for part in _PART.findall(name)]

@@ -88,11 +88,12 @@ class Uploader:
             if isinstance(entry.event, RunOpened):
                 self._open.add(entry.run)
             self._spool.append(entry)
-            self._since = self._since or time.monotonic()
             if isinstance(entry.event, RunClosed):
                 self._open.discard(entry.run)
                 self._hurries = True
-            self._changed.notify_all()
+            if self._hurries or self._since is None:  # each time, waking the thread would cost more than the rest
+                self._since = self._since or time.monotonic()
+                self._changed.notify_all()
 
     def open(self) -> None:
         """Look whether the store can be used. One whose file is not there yet is made in the background.

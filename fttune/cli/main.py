@@ -40,6 +40,7 @@ def _install_signal_handlers() -> None:
     import signal
     import sys
 
+    from fttune import interruption
     from fttune.errors import Interrupted
 
     received: list[int] = []
@@ -48,10 +49,10 @@ def _install_signal_handlers() -> None:
         if received:
             os._exit(128 + signum)
         received.append(signum)
-        raise Interrupted(signum)
+        interruption.interrupt(signum)
 
     def again(_signum: int, _frame: object) -> None:
-        raise Interrupted(received[0])
+        interruption.interrupt(received[0])
 
     show = sys.unraisablehook
 

@@ -4,6 +4,7 @@ A state is a file of tensors with its JSON beside it, which holds the checksum a
 too, and taken when the newest is damaged.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -47,7 +48,7 @@ def owner_of(inputs: Inputs, monitor: str | None, *experiments: Experiment) -> s
     """Return a digest of all that decides what trainings come to: a state of another one is none of theirs."""
     data, weights, members = inputs.data.fingerprint, inputs.weights.identity, inputs.data.train.members
     recipes = [digest(experiment_identity(experiment, data=data, weights=weights)) for experiment in experiments]
-    rows = None if members is None else members.tolist()
+    rows = None if members is None else hashlib.sha256(members.numpy().tobytes()).hexdigest()
     return digest({"version": __version__, "monitor": monitor, "recipes": recipes, "rows": rows})
 
 

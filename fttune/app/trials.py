@@ -105,8 +105,8 @@ class Trials:
         while self._done:
             drop_states(self._files(self._done.pop()))
         if block is None or block != self._block:
-            for folder in self.session.files_of(self.name).glob("block-*"):
-                if folder.name != f"block-{block}":
+            for folder in self._blocks.glob("*"):
+                if folder.name != str(block):
                     shutil.rmtree(folder, ignore_errors=True)
         self._block = block
 
@@ -270,9 +270,14 @@ class Trials:
         cohort = asked.cohort or (asked,)
         experiments = [self.study.experiment.replace(one.values) for one in cohort]
         inputs = self._inputs_of(experiments[0]).of_fold(fold)
-        folder = self.session.files_of(f"{self.name}/block-{asked.number // self.study.batch}/{cohort[0].number}")
-        begins = plan(experiments, inputs, monitor=self.study.metric, folder=folder / f"fold-{fold}")
+        folder = self._blocks / str(asked.number // self.study.batch) / f"{cohort[0].number}-fold-{fold}"
+        begins = plan(experiments, inputs, monitor=self.study.metric, folder=folder)
         return {one.number: begin for one, begin in zip(cohort, begins, strict=True) if one.number >= asked.number}
+
+    @property
+    def _blocks(self) -> Path:
+        """Where cohorts keep how they stand, a folder for each block of trials."""
+        return self.session.files_of(f"{self.name}/blocks")
 
     def _files(self, asked: Asked) -> Path:
         return self.session.files_of(self._key(asked))

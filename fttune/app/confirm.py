@@ -142,7 +142,7 @@ class _Confirming:
         for trial in chosen:  # those that are trained already, too: what a cohort computes depends on who is in it
             groups[inputs_key(self._recipe(trial, seed))].append(trial)
         fold = (seed - self.study.experiment.seed - 1) % (self.study.evaluation.count if self.study.evaluation else 1)
-        folder = self.session.files_of(f"{self.stored.study_name}/confirm/cohorts-{seed}")
+        folder = self.session.states_of(f"{self.stored.study_name}/confirm/cohorts-{seed}")
         for index, trials in enumerate(groups.values()):
             if all(values[trial.number] is not None for trial in trials):
                 continue

@@ -95,7 +95,7 @@ def _train(
 
     name = f"final/{stored.study_name}/{number}-{epochs}-{fingerprint_of(recipe, inputs)[:12]}"
     with own_run(session, name) as run:
-        cut_off = session.files_of(run).exists()
+        cut_off = session.states_of(run).exists()
         opened = RunOpened(f"final-{number:04d}", recipe.name, params=recipe.params(), tags=tags, reopen=cut_off)
         return tracked(session, run, opened, recipe, train)
 

@@ -158,6 +158,8 @@ class _Search:
             self.session.log.append(parent, RunOpened(parent, name, params=_about(self.study), tags=tags, reopen=True))
             self._compare_environment()
             self._log_folds()
+            running = [trial for trial in self.stored.get_trials(deepcopy=False) if not trial.state.is_finished()]
+            self.trials.drop_states(but={trial.number for trial in running})
             self.done = searching.counted(self.stored)
             self.best = next((trial.values[0] for trial in searching.ranked(self.stored)), None)
             self._report_progress()

@@ -42,6 +42,10 @@ class Session:
         """Return the folder in which a run's files wait for the uploader."""
         return self.workspace.cache / "runs" / run
 
+    def states_of(self, run: str) -> Path:
+        """Return the folder of what a run that is cut off goes on from."""
+        return self.workspace.cache / "states" / run
+
     def deliver(self, *runs: str) -> None:
         """Wait until all is stored, and drop the runs' files that were waiting for it. Raises TrackingFailed."""
         self.uploader.flush()

@@ -1,6 +1,7 @@
 """One recipe, trained and tracked; and the recipes that begin where another one ended (`experiment:<name>`)."""
 
 import math
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -79,12 +80,12 @@ def train(
         check_recipe(experiment, inputs)
         session.uploader.open()  # refuses a store that cannot be used, before any work
         with own_run(session, f"train/{experiment.name}/{fingerprint_of(experiment, inputs)[:12]}") as run:
-            return _train_in(session, experiment, inputs, run=run, reopen=session.files_of(run).exists())
+            return _train_in(session, experiment, inputs, run=run, reopen=session.states_of(run).exists())
 
 
 @contextmanager
 def own_run(session: Session, key: str) -> Iterator[str]:
-    """Hold the run of a key, whose files are there when it was cut off; beside a process that holds it, a new one."""
+    """Hold the run of a key, whose states are there when it was cut off; beside a process that holds it, a new one."""
     session.workspace.locks.mkdir(parents=True, exist_ok=True)
     lock = FileLock(session.workspace.locks / f"{key.replace('/', '-')}.lock", blocking=False)
     try:
@@ -182,12 +183,13 @@ def tracked(
     `train` takes `emit` and `checkpoints`, as `training.finish` does; notices are told as those of `owner`.
     """
     closed = RunClosed("failed", {"fttune.cause": "an unexpected error"})
+    states = session.states_of(run)  # there as long as the run may go on
     try:
-        session.files_of(run).mkdir(parents=True, exist_ok=True)  # there as long as the run is unfinished
+        states.mkdir(parents=True, exist_ok=True)
         session.log.append(run, opened)
         result = train(
             emit=lambda event: session.emit(run, event, owner=owner),
-            checkpoints=CheckpointFolder(session.files_of(run), resumes=True),
+            checkpoints=CheckpointFolder(session.files_of(run), states=states),
         )
         closed = RunClosed(result.state, metrics=result_metrics(recipe, result))
     except (Interrupted, KeyboardInterrupt):
@@ -198,6 +200,8 @@ def tracked(
         raise
     finally:
         session.log.append(run, closed)
+        if closed.state != "interrupted":
+            shutil.rmtree(states, ignore_errors=True)
     session.deliver(run)
     return result
 

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,7 +30,6 @@ from fttune.training import (
     Verdict,
     best_fold,
     cohort_key,
-    drop_states,
     finish,
     fold_ended,
     in_fold,
@@ -70,9 +69,9 @@ class Trials:
 
         Without a pruner nothing has to be decided between a cohort's trials: the first runs all that are left of it.
         """
-        self._drop_states(asked.number // self.study.batch)
+        self._drop_older(asked.number // self.study.batch)
         if not asked.resumed and asked.number not in self._paused:
-            drop_states(self._files(asked))  # of a trial that had this number before the stores were deleted
+            self._drop(asked)  # of a trial that had this number before the stores were deleted
         if asked.number not in self._ended:
             together = self.study.pruner.type == "none" and len(asked.cohort) > 1
             self._ended |= self._run_together(asked) if together else {asked.number: self._run_alone(asked)}
@@ -96,19 +95,26 @@ class Trials:
                 fit.keep()
             self._log(asked, RunClosed("interrupted"))
 
-    def drop_states(self) -> None:
-        """Delete what unfinished trials would go on from, once there are none."""
-        self._drop_states(None)
+    def drop_states(self, *, but: Collection[int] = ()) -> None:
+        """Delete what trials would go on from, those of these numbers excepted."""
+        for folder in self.session.states_of(self.name).glob("[0-9]*"):
+            if int(folder.name) not in but:
+                shutil.rmtree(folder, ignore_errors=True)
+        if not but:
+            shutil.rmtree(self._blocks, ignore_errors=True)
 
-    def _drop_states(self, block: int | None) -> None:
+    def _drop_older(self, block: int) -> None:
         """Delete what trials that have been told of would go on from, and cohorts of other blocks than this one."""
         while self._done:
-            drop_states(self._files(self._done.pop()))
-        if block is None or block != self._block:
+            self._drop(self._done.pop())
+        if block != self._block:
             for folder in self._blocks.glob("*"):
                 if folder.name != str(block):
                     shutil.rmtree(folder, ignore_errors=True)
         self._block = block
+
+    def _drop(self, asked: Asked) -> None:
+        shutil.rmtree(self.session.states_of(self._key(asked)), ignore_errors=True)
 
     def abandon(self, asked: Asked, cause: str) -> None:
         """Close the run of a trial that was asked and will not run, or not go on."""
@@ -196,7 +202,7 @@ class Trials:
     def _fitted(self, asked: Asked, experiment: Experiment, begin: Begin, emit: Emit) -> FineTuneResult | None:
         """Train, or go on where the trial paused; return None when it pauses."""
         _, fit = self._paused.pop(asked.number, (asked, None))
-        files = CheckpointFolder(self._files(asked), resumes=True)
+        files = CheckpointFolder(self.session.files_of(key := self._key(asked)), states=self.session.states_of(key))
         fit = fit or Fit(begin(), emit=emit, checkpoints=files)
         result = fit.go_on(lambda ended: self._judge(asked, experiment, ended))
         if result is None:
@@ -208,7 +214,10 @@ class Trials:
         results: list[FineTuneResult] = []
         verdict: Verdict = "go"
         for fold, begin in enumerate(begins, start=1):
-            files = CheckpointFolder(self._files(asked) / f"fold-{fold}", resumes=True, keeps_end=True)
+            own = [
+                place(self._key(asked)) / f"fold-{fold}" for place in (self.session.files_of, self.session.states_of)
+            ]
+            files = CheckpointFolder(own[0], states=own[1], keeps_end=True)
             results.append(finish(begin(), emit=in_fold(emit, fold), checkpoints=files))
             emit(fold_ended(results[-1], fold))
             value = results[-1].value
@@ -277,10 +286,7 @@ class Trials:
     @property
     def _blocks(self) -> Path:
         """Where cohorts keep how they stand, a folder for each block of trials."""
-        return self.session.files_of(f"{self.name}/blocks")
-
-    def _files(self, asked: Asked) -> Path:
-        return self.session.files_of(self._key(asked))
+        return self.session.states_of(f"{self.name}/blocks")
 
     def _recipe(self, asked: Asked) -> Experiment | None:
         """Return the recipe of a trial, None when its values make none."""

@@ -22,13 +22,13 @@ from fttune.training.events import EpochEnded
 class CheckpointFolder:
     """Where a run's checkpoints go; `keep_last` adds the last epoch's beside the best one's.
 
-    With `resumes`, states that a process goes on from after a crash are kept there too, and are looked for; with
-    `keeps_end` also the last one, where others are to follow before all of it counts.
+    In `states` is kept, and looked for, what a process goes on from after a crash; with `keeps_end` also after the last
+    epoch, where others are to follow before all of it counts. None keeps nothing.
     """
 
     folder: Path
     keep_last: bool = False
-    resumes: bool = False
+    states: Path | None = None
     keeps_end: bool = False
 
 

@@ -95,7 +95,7 @@ class Fit:
         checkpoints: CheckpointFolder | None = None,
     ) -> None:
         self._training, self._emit, self._checkpoints = training, emit, checkpoints
-        self._kept = Kept(checkpoints.folder, training.owner) if checkpoints and checkpoints.resumes else None
+        self._kept = Kept(checkpoints.states, training.owner) if checkpoints and checkpoints.states else None
         self._begun = False
         self._seconds, self._since = 0.0, time.monotonic()
 

@@ -88,12 +88,6 @@ class Kept:
         return sorted(self._folder.glob("resume-*.safetensors"))
 
 
-def drop_states(folder: Path) -> None:
-    """Delete all states below a folder."""
-    for file in folder.rglob("resume-*.safetensors"):
-        _drop(file)
-
-
 def _drop(file: Path) -> None:
     file.unlink(missing_ok=True)
     file.with_suffix(".json").unlink(missing_ok=True)

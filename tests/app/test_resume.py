@@ -38,7 +38,7 @@ def epochs_in(entries: list[Entry], run: str) -> list[EpochEnded]:
 
 
 def states_below(workspace: Workspace) -> list[Path]:
-    return list((workspace.cache / "runs").rglob("resume-*"))
+    return list((workspace.cache / "states").rglob("resume-*"))
 
 
 def test_an_interrupted_trial_goes_on_after_its_last_epoch_in_its_run(tmp_path: Path, workspace: Workspace) -> None:

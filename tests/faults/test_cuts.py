@@ -107,7 +107,7 @@ def _train(recipe: Any, inputs: Any, folder: Path, cut_after: float | None, in_o
     if cut_after is not None:
         signal.setitimer(signal.ITIMER_REAL, cut_after)
     try:
-        result = finish(Solo(recipe, inputs), checkpoints=CheckpointFolder(folder, resumes=True))
+        result = finish(Solo(recipe, inputs), checkpoints=CheckpointFolder(folder, states=folder))
         signal.setitimer(signal.ITIMER_REAL, 0)
     except Interrupted:
         return 143

@@ -85,7 +85,7 @@ def test_a_training_interrupted_in_any_step_ends_as_one_that_was_not(
     experiment = make_recipe(**{"training__epochs": 4, **fields})
 
     def train(folder: Path) -> FineTuneResult:
-        return finish(Solo(experiment, shared_inputs().plain()), checkpoints=CheckpointFolder(folder, resumes=True))
+        return finish(Solo(experiment, shared_inputs().plain()), checkpoints=CheckpointFolder(folder, states=folder))
 
     whole = told(train(tmp_path / "whole"), tmp_path / "whole")
     for step in range(1, len(whole[4]) + 1, 2):
@@ -98,7 +98,7 @@ def test_a_training_interrupted_in_any_step_ends_as_one_that_was_not(
 
 
 def test_an_interruption_loses_no_step(make_recipe, shared_inputs, tmp_path, monkeypatch):
-    files, trained = CheckpointFolder(tmp_path, resumes=True), []
+    files, trained = CheckpointFolder(tmp_path, states=tmp_path), []
     experiment = make_recipe(training__epochs=2)
     with cut_at(5, monkeypatch), pytest.raises(Interrupted):
         finish(Solo(experiment, shared_inputs()), checkpoints=files)
@@ -109,7 +109,7 @@ def test_an_interruption_loses_no_step(make_recipe, shared_inputs, tmp_path, mon
 
 
 def test_epochs_before_the_cut_are_told_again_with_their_own_time(make_recipe, shared_inputs, tmp_path, monkeypatch):
-    files, first, second = CheckpointFolder(tmp_path, resumes=True), [], []
+    files, first, second = CheckpointFolder(tmp_path, states=tmp_path), [], []
     with cut_at(7, monkeypatch), pytest.raises(Interrupted):
         finish(Solo(make_recipe(training__epochs=3), shared_inputs()), emit=first.append, checkpoints=files)
     finish(Solo(make_recipe(training__epochs=3), shared_inputs()), emit=second.append, checkpoints=files)
@@ -123,7 +123,7 @@ def test_epochs_before_the_cut_are_told_again_with_their_own_time(make_recipe, s
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "json", "gone"])
 def test_a_damaged_state_is_passed_over_for_the_one_before(damage, make_recipe, shared_inputs, tmp_path, monkeypatch):
-    experiment, files = make_recipe(training__epochs=5), CheckpointFolder(tmp_path / "cut", resumes=True)
+    experiment, files = make_recipe(training__epochs=5), CheckpointFolder(tmp_path / "cut", states=tmp_path / "cut")
     whole = finish(Solo(experiment, shared_inputs()), checkpoints=CheckpointFolder(tmp_path / "whole"))
     with cut_at(13, monkeypatch), pytest.raises(Interrupted):
         finish(Solo(experiment, shared_inputs()), checkpoints=files)
@@ -150,7 +150,7 @@ def _damage(file: Path, kind: str) -> None:
 
 
 def test_a_state_of_another_recipe_or_other_images_is_not_taken(make_recipe, make_inputs, tmp_path, monkeypatch):
-    files = CheckpointFolder(tmp_path, resumes=True)
+    files = CheckpointFolder(tmp_path, states=tmp_path)
     with cut_at(4, monkeypatch), pytest.raises(Interrupted):
         finish(Solo(make_recipe(), make_inputs()), checkpoints=files)
     for experiment in (make_recipe(optimizer__lr=0.06), make_recipe(seed=1), make_recipe(training__epochs=3)):
@@ -160,7 +160,9 @@ def test_a_state_of_another_recipe_or_other_images_is_not_taken(make_recipe, mak
 
 
 def test_two_states_are_there_at_most(make_recipe, make_inputs, tmp_path):
-    finish(Solo(make_recipe(training__epochs=6), make_inputs()), checkpoints=CheckpointFolder(tmp_path, resumes=True))
+    finish(
+        Solo(make_recipe(training__epochs=6), make_inputs()), checkpoints=CheckpointFolder(tmp_path, states=tmp_path)
+    )
     assert [file.name for file in sorted(tmp_path.glob("resume-*.safetensors"))] == [
         "resume-000005.safetensors",
         "resume-000006.safetensors",
@@ -169,7 +171,9 @@ def test_two_states_are_there_at_most(make_recipe, make_inputs, tmp_path):
 
 def test_short_trainings_write_no_state(make_recipe, make_inputs, tmp_path, monkeypatch):
     monkeypatch.undo()
-    finish(Solo(make_recipe(training__epochs=6), make_inputs()), checkpoints=CheckpointFolder(tmp_path, resumes=True))
+    finish(
+        Solo(make_recipe(training__epochs=6), make_inputs()), checkpoints=CheckpointFolder(tmp_path, states=tmp_path)
+    )
     assert not list(tmp_path.glob("resume-*"))
 
 

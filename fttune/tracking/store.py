@@ -25,8 +25,11 @@ from mlflow.tracking import MlflowClient
 
 from fttune.config.experiment import as_param
 from fttune.errors import StoreError
+from fttune.tracking.removal import may_lose_checkpoint, remove_checkpoint
 from fttune.training.events import (
+    REMOVED,
     STUDY_ID,
+    CheckpointExpired,
     Described,
     EpochEnded,
     Event,
@@ -99,6 +102,8 @@ class MlflowStore:
                 self._log(run, _closing(pending, event))
                 self.client.set_terminated(self._id(run), STATUS[event.state])
                 pending = _Pending()
+            elif isinstance(event, CheckpointExpired):
+                self._expire(run, event)
         self._log(run, pending)
 
     def find_run(self, experiment: str, tags: Mapping[str, str], *, status: str | None = None) -> Run | None:
@@ -202,6 +207,16 @@ class MlflowStore:
             if _linked(event.path, kept):
                 return
         self.client.log_artifact(self._id(key), str(event.path), event.folder)
+
+    def _expire(self, key: str, event: CheckpointExpired) -> None:
+        """Delete the checkpoint of a trial's run, unless it is pinned or gone; all else of the run stays."""
+        run = self.find_run(event.experiment, {RUN: key, STUDY_ID: event.study_id})
+        if run is None or not may_lose_checkpoint(run):
+            return
+        cache, run_id = self.artifacts.parent / "cache", run.info.run_id
+        copies = (cache / "checkpoints" / run_id, cache / "runs" / key)
+        if said := remove_checkpoint(run, uri=self.uri, copies=copies, why=event.why):
+            self.client.set_tag(run_id, REMOVED, said)
 
     def _log_model(self, key: str, event: ModelSaved) -> None:
         """Log a checkpoint as an MLflow model (torch's pt2 format), with its signature."""

@@ -12,10 +12,11 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
-# Set before mlflow is imported: it would report usage over the network, and wait minutes for a dead server.
+# Set before mlflow is imported: it would report usage over the network, wait minutes for a dead server, and unpickle.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 from filelock import FileLock
 from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag, ViewType

@@ -26,6 +26,7 @@ from mlflow.tracking import MlflowClient
 
 from fttune.config.experiment import as_param
 from fttune.errors import StoreError
+from fttune.files import private_file, private_folder
 from fttune.tracking.removal import may_lose_checkpoint, remove_checkpoint
 from fttune.training.events import (
     REMOVED,
@@ -75,10 +76,11 @@ class MlflowStore:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self.uri, self.artifacts = uri, artifacts
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        locks.mkdir(parents=True, exist_ok=True)
+        private_folder(locks)
         with FileLock(locks / "mlflow-schema.lock"):
+            if uri.startswith("sqlite:///"):
+                private_folder((file := Path(uri.removeprefix("sqlite:///"))).parent)
+                private_file(file)
             self.client = MlflowClient(uri)
             self._refuse_moved_artifacts()
         self._runs: dict[str, Run] = {}

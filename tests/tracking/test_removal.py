@@ -1,4 +1,11 @@
+import os
+import shutil
+import socket
 import sqlite3
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -8,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from fttune.config.workspace import Workspace
 from fttune.tracking.store import MlflowStore
 from fttune.training.events import KEEP, REMOVED, STUDY_ID, CheckpointExpired, FileSaved, RunClosed, RunOpened
+from tests import processes
 
 EXPIRED = CheckpointExpired("pets", "abc", "retention.keep: best_3")
 
@@ -161,3 +169,63 @@ def test_pins_are_set_with_plain_mlflow(store: MlflowStore, workspace: Workspace
     MlflowClient(workspace.mlflow_uri).set_tag(run.info.run_id, "fttune.keep", "for the paper")
     store.write("pets/0", EXPIRED)
     assert checkpoint_of(workspace, run).is_dir()
+
+
+def _serve(port: int, folder: str) -> None:
+    """Serve a store and its artifacts: MLflow's own server, in a process of its own that has imported it."""
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    from mlflow import server
+
+    os.environ[server.BACKEND_STORE_URI_ENV_VAR] = f"sqlite:///{folder}/mlflow.db"
+    os.environ[server.ARTIFACT_ROOT_ENV_VAR] = "mlflow-artifacts:/"
+    os.environ[server.ARTIFACTS_DESTINATION_ENV_VAR] = f"{folder}/served"
+    os.environ[server.SERVE_ARTIFACTS_ENV_VAR] = "true"
+    import uvicorn
+
+    uvicorn.run("mlflow.server.fastapi_app:app", host="127.0.0.1", port=port, log_level="error")
+
+
+@pytest.fixture
+def served(tmp_path: Path, empty_stores: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a tracking server that serves artifacts from `tmp_path / "server" / "served"`."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    shutil.copy(empty_stores / "mlflow.db", folder / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = processes.CONTEXT.Process(target=_serve, args=(port, str(folder)))
+    process.start()
+    try:
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            assert process.is_alive(), "the server has ended"
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.join(30)
+
+
+def test_a_servers_artifacts_are_deleted_through_it_with_what_was_downloaded(
+    served: str, workspace: Workspace, tmp_path: Path
+) -> None:
+    store = MlflowStore(served, artifacts=workspace.artifacts, locks=workspace.locks)
+    run = logged(store, tmp_path)
+    own = next((tmp_path / "server" / "served").rglob(f"{run.info.run_id}/artifacts"))
+    other = logged(store, tmp_path, "pets/1")
+    downloaded = store.file_of(run, "checkpoint/best.json")
+    assert downloaded is not None
+    assert downloaded.is_relative_to(workspace.cache)
+    store.write("pets/0", EXPIRED)
+    assert sorted(file.name for file in own.rglob("*") if file.is_file()) == ["curve.csv"]
+    assert not downloaded.exists()
+    assert store.file_of(run_of(store), "checkpoint/best.json") is None
+    assert store.file_of(other, "checkpoint/best.json") is not None
+    tag = run_of(store).data.tags[REMOVED]
+    assert tag.startswith("checkpoint/best.json, checkpoint/best.safetensors, 10 bytes (20")
+    store.write("pets/0", EXPIRED)
+    assert run_of(store).data.tags[REMOVED] == tag

@@ -95,7 +95,7 @@ def lost_checkpoint(session: Session, study: Study, stored: "optuna.Study", numb
     """Return why a complete trial has no checkpoint in MLflow, and what to do about it."""
     tags = run_tags(stored, f"{stored.study_name}/{number}")
     run = session.uploader.ask(lambda store: store.find_run(study.experiment.name, tags))
-    remedy = f"`fttune export --as experiment --trial {number}` writes its recipe, and `fttune train` trains that again"
+    remedy = f"`fttune export STUDY --as experiment --trial {number}` writes its recipe, and `fttune train` trains it"
     if run is not None and REMOVED in run.data.tags:
         return f"the checkpoint of trial {number} was deleted, as the study asks: {run.data.tags[REMOVED]}; {remedy}"
     return f"the checkpoint of trial {number} is not in MLflow; restore its artifacts, or: {remedy}"

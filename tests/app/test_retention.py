@@ -161,7 +161,8 @@ def test_a_removed_checkpoint_is_told_with_its_remedy(tmp_path: Path, workspace:
     study = tiny_study(tmp_path, **best(1))
     fttune.search(study, workspace=workspace)
     gone = min({0, 1, 2, 3} - left(workspace))
-    said = rf"trial {gone} was deleted, as the study asks: .*best_1\); `fttune export STUDY --as experiment --trial {gone}`"
+    remedy = f"`fttune export STUDY --as experiment --trial {gone}`"
+    said = rf"trial {gone} was deleted, as the study asks: .*best_1\); {remedy}"
     with pytest.raises(BadInput, match=said):
         export(study, "safetensors", trial=gone, workspace=workspace)
     assert export(study, "experiment", trial=gone, workspace=workspace).is_file()

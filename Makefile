@@ -50,6 +50,8 @@ bench: $(STAMP)  ## Run the benchmarks
 lock: $(STAMP)  ## Resolve requirements.lock anew
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev \
 		--custom-compile-command "make lock" --upgrade pyproject.toml -o requirements.lock
+	echo pip-audit | VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+		--custom-compile-command "make lock" --upgrade - -o .ci/audit.lock
 
 clean:  ## Remove .venv and the generated folder
 	rm -rf $(VENV) mlruns

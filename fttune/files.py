@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,19 @@ def write_atomically(file: Path, write: Callable[[Path], Any]) -> None:
 
 
 @contextmanager
-def replacing(file: Path) -> Iterator[Path]:
+def replacing(file: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """Hand out the path of a temporary file, which the block fills; at its end the file is flushed and gets its name.
+
+    It is there already, empty and this process's own: what somebody else has put under its name, such as a link to
+    another file, is not written through. `mode` is who may read it, less what the process's umask forbids.
 
     A process that is killed leaves `.<stem>.<process id>.tmp<suffix>` behind. Raises OSError as `write_atomically`.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp{file.suffix}")
     try:
+        temporary.unlink(missing_ok=True)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
         yield temporary
         _flush(temporary)
         temporary.replace(file)
@@ -46,6 +51,19 @@ def _opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for their owner alone; what is there keeps its mode."""
+    for place in [*reversed(folder.parents), folder]:
+        if not place.is_dir():
+            place.mkdir(mode=0o700, exist_ok=True)
+
+
+def private_file(file: Path) -> None:
+    """Make an empty file that its owner alone can read; one that is there keeps its mode, and its content."""
+    with suppress(OSError):  # it is there; where it cannot be made, whoever opens it says so
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def release(file: Path) -> None:

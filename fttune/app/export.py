@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fttune.app.final import final_tags
 from fttune.app.session import open_session
-from fttune.app.studies import checkpoint_of, stored_study, trained_trial
+from fttune.app.studies import checkpoint_of, lost_checkpoint, stored_study, trained_trial
 from fttune.config import Study
 from fttune.config.dump import experiment_yaml
 from fttune.config.workspace import Workspace
@@ -88,8 +88,8 @@ def _write_recipe(study: Study, stored: "optuna.Study", number: int, out: Path) 
 def _checkpoint(study: Study, stored: "optuna.Study", number: int, workspace: Workspace) -> Path:
     with open_session(workspace, tracking_uri=study.tracking.uri, display=None) as session:
         found = checkpoint_of(session, study, stored, number)
-    if found is None:
-        raise BadInput(f"the checkpoint of trial {number} is not in MLflow; restore its artifacts, or train its recipe")
+        if found is None:
+            raise BadInput(lost_checkpoint(session, study, stored, number))
     return found
 
 

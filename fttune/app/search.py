@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from fttune import searching
 from fttune.app.provenance import provenance
+from fttune.app.retention import Retained
 from fttune.app.session import Display, Session, delivered_on_interruption, open_session
-from fttune.app.studies import CLOSED, checkpoint_of, identity_of, is_finished
+from fttune.app.studies import CLOSED, checkpoint_of, identity_of, is_finished, lost_checkpoint
 from fttune.app.train import inputs_key, prepare_in
 from fttune.app.trials import Trials
 from fttune.config import Experiment, Study
@@ -61,13 +62,15 @@ def search(
             storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
             stored = searching.open_study(study, storage, identity, new=new)
             _compare_stores(session, study, stored)
+            retained = Retained(study, session, stored)
             if _is_closed(study, stored):
+                retained.settle()
                 session.notice(stored.study_name, f"study {stored.study_name} is finished: nothing to do")
             else:
                 own = {inputs_key(study.experiment): inputs}
                 study_id = str(stored.user_attrs[searching.ID])
                 trials = Trials(study, session, stored.study_name, study_id, own, _costs(session, stored))
-                _Search(study, session, stored, trials).run(identity)
+                _Search(study, session, stored, trials, retained).run(identity)
     return stored
 
 
@@ -144,6 +147,7 @@ class _Search:
     session: Session
     stored: "optuna.Study"
     trials: Trials
+    retained: Retained
     done: int = 0
     best: float | None = None
 
@@ -206,6 +210,7 @@ class _Search:
         self.session.log.append(self.stored.study_name, FileSaved(file, "data"))
 
     def _trial(self, asked: Asked) -> Outcome:
+        self.retained.update()
         outcome = self.trials.run(asked)
         if outcome.state != "paused":
             self._report_progress(outcome)
@@ -227,8 +232,8 @@ class _Search:
         parent, experiment = self.stored.study_name, self.study.recipe(best.params)
         checkpoint = checkpoint_of(self.session, self.study, self.stored, best.number)
         if checkpoint is None:
-            text = f"the checkpoint of the best trial, {best.number}, is not in MLflow, so its model is not logged"
-            self.session.notice(parent, f"{text}; restore the artifacts, or start anew with --new")
+            why = lost_checkpoint(self.session, self.study, self.stored, best.number)
+            self.session.notice(parent, f"the best trial's model is not logged: {why}")
         else:
             model = ModelSaved(checkpoint, experiment.data.image_size, self.session.workspace.plugins)
             self.session.log.append(parent, model)
@@ -239,6 +244,7 @@ class _Search:
         name = self.study.experiment.name
         path = self.session.uploader.ask(lambda store: store.comparison(name, runs, {STUDY_ID: self.trials.id}))
         self.session.deliver(self.stored.study_name)
+        self.retained.settle()
         closed = {"trials": searching.counted(self.stored), "compare": path}
         self.stored.set_user_attr(CLOSED, json.dumps(closed))
 

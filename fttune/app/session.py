@@ -84,4 +84,7 @@ def open_session(workspace: Workspace, *, tracking_uri: str | None, display: Dis
 
     with ExitStack() as stack:
         stack.push(close)
-        yield Session(workspace, EventLog(uploader, *([display] if display else [])), uploader)
+        session = Session(workspace, EventLog(uploader, *([display] if display else [])), uploader)
+        if doubt := workspace.doubt():
+            session.notice(str(workspace.mlruns), doubt)
+        yield session

@@ -132,15 +132,13 @@ def ui(
 ) -> None:
     """Open MLflow's own UI on this folder's runs; Ctrl-C ends it."""
     import os
-    import sys
 
+    from fttune.app.ui import HOST, server_command, server_environment
     from fttune.errors import BadInput
 
     workspace = workspace_of(mlruns)
     if not (workspace.mlruns / "mlflow.db").is_file():
         raise BadInput(f"{workspace.mlruns}: holds no runs yet; run `fttune search studies/<name>.yaml` first")
-    typer.echo(f"MLflow on http://127.0.0.1:{port}", err=True)
-    store = ["--backend-store-uri", workspace.mlflow_uri, "--default-artifact-root", workspace.artifacts.as_uri()]
-    command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.execv(sys.executable, command)
+    typer.echo(f"MLflow on http://{HOST}:{port}", err=True)
+    command = server_command(workspace, port)
+    os.execve(command[0], command, server_environment(os.environ))

@@ -3,6 +3,7 @@
 `Study.sample(trial)` is the whole meeting point: it asks a trial for values and returns an experiment.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Protocol
@@ -101,6 +102,24 @@ class Tracking(Section):
     uri: Url | None = None
 
 
+class Retention(Section):
+    """Whose checkpoints a search keeps: those of `all` trials, or of the k best complete ones (`best_<k>`)."""
+
+    keep: str = "all"
+
+    @field_validator("keep")
+    @classmethod
+    def _known_rule(cls, keep: str) -> str:
+        if keep != "all" and not re.fullmatch("best_[1-9][0-9]{0,5}", keep):
+            raise broken(f"must be all, or best_<k> such as best_3, got {shown(keep)}")
+        return keep
+
+    @property
+    def best(self) -> int | None:
+        """How many checkpoints are kept, None for all."""
+        return None if self.keep == "all" else int(self.keep.removeprefix("best_"))
+
+
 class Confirm(Section):
     """How many of the best trials are trained anew, beside the baselines, and with how many fresh seeds."""
 
@@ -165,6 +184,7 @@ class Study(Section):
     space: dict[str, Distribution] = Field(min_length=1)
     baselines: Annotated[tuple[Baseline, ...], Field(strict=False)] = ()
     confirm: Confirm = Field(default=Confirm(), exclude=True)
+    retention: Retention = Field(default=Retention(), exclude=True)
     storage: Url | None = Field(default=None, exclude=True)
     tracking: Tracking = Field(default=Tracking(), exclude=True)
     name: str = Field(default="study", exclude=True, pattern=NAME)

@@ -47,6 +47,21 @@ class Workspace:
         if nearest := obstacle(self.mlruns):
             raise StoreError(f"{self.mlruns}: cannot be written, since {nearest} is no folder that can; use --mlruns")
 
+    def doubt(self) -> str | None:
+        """Return why others can decide what is read from the generated folder, and the remedy; None when none can.
+
+        fttune makes the folder for its owner alone. One that was there is as its owner wants it, so it is used.
+        """
+        try:
+            found = self.mlruns.stat()
+        except OSError:  # not there yet
+            return None
+        if found.st_uid != os.geteuid() != 0:
+            return "belongs to another user, who decides what fttune reads from it; use --mlruns with a folder of yours"
+        if found.st_mode & 0o002:
+            return f"every user may write to it, and so decide what fttune reads from it; chmod o-w {self.mlruns}"
+        return None
+
     @property
     def cache(self) -> Path:
         """Arrays that can be made again, downloaded data sets, checkpoints on their way to MLflow."""

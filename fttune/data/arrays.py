@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from numpy.lib import format as npy
 
 from fttune.data.rows import Rows, RowsInMemory, Spec, Stored, rows_on_disk
-from fttune.files import write_atomically
+from fttune.files import private_folder, write_atomically
 
 _FORMAT = "fttune-array-1"
 _BLOCK_BYTES = 2**24
@@ -177,7 +177,7 @@ class ArrayCache:
 
     def _lock(self, key: str, *, timeout_seconds: float = -1) -> FileLock:
         file = self._file(key).with_suffix(".lock")
-        file.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(file.parent)
         return FileLock(file, timeout=timeout_seconds)
 
     def _discard(self, key: str) -> None:

@@ -2,6 +2,7 @@
 
 from fttune.searching.executors import Asked, Executor, Inline, Objective, Outcome
 from fttune.searching.ranking import front, ranked
+from fttune.searching.retention import retained
 from fttune.searching.search import is_spent, search
 from fttune.searching.store import (
     ID,
@@ -31,6 +32,7 @@ __all__ = [
     "open_storage",
     "open_study",
     "ranked",
+    "retained",
     "search",
     "stored_studies",
     "study_lock",

@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from fttune.config import Study
 from fttune.config.fingerprint import Identity, require_same
 from fttune.errors import StoreError, StudyBusy
+from fttune.files import private_file, private_folder
 from fttune.searching.memory import WriteThrough
 from fttune.searching.samplers import pruner_for
 
@@ -60,11 +61,12 @@ def open_storage(uri: str, *, locks: Path) -> RDBStorage:
         raise StoreError(f"storage: must be a database URL such as sqlite:///optuna.db, got {uri!r}") from error
     if url.get_backend_name() == "sqlite":
         options = {"connect_args": {"timeout": 60}}
-        if url.database:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    locks.mkdir(parents=True, exist_ok=True)
+    private_folder(locks)
     try:
         with FileLock(locks / "optuna-schema.lock"):
+            if options and url.database and ":" not in url.database:  # a file, not :memory: or an URI of SQLite's own
+                private_folder(Path(url.database).parent)
+                private_file(Path(url.database))
             return RDBStorage(uri, engine_kwargs=options)
     except ImportError as error:
         raise StoreError(f"storage: {url.render_as_string()} needs a driver that is not installed: {error}") from error
@@ -80,7 +82,7 @@ def study_lock(name: str, *, locks: Path) -> Iterator[None]:
     Raises:
         StudyBusy: another process holds it.
     """
-    locks.mkdir(parents=True, exist_ok=True)
+    private_folder(locks)
     owner = locks / f"study-{name}.owner"
     lock = FileLock(locks / f"study-{name}.lock")
     try:

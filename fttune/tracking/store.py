@@ -12,10 +12,11 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
-# Set before mlflow is imported: it would report usage over the network, and wait minutes for a dead server.
+# Set before mlflow is imported: it would report usage over the network, wait minutes for a dead server, and unpickle.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 from filelock import FileLock
 from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag, ViewType
@@ -25,8 +26,12 @@ from mlflow.tracking import MlflowClient
 
 from fttune.config.experiment import as_param
 from fttune.errors import StoreError
+from fttune.files import private_file, private_folder
+from fttune.tracking.removal import may_lose_checkpoint, remove_checkpoint
 from fttune.training.events import (
+    REMOVED,
     STUDY_ID,
+    CheckpointExpired,
     Described,
     EpochEnded,
     Event,
@@ -71,10 +76,11 @@ class MlflowStore:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self.uri, self.artifacts = uri, artifacts
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        locks.mkdir(parents=True, exist_ok=True)
+        private_folder(locks)
         with FileLock(locks / "mlflow-schema.lock"):
+            if uri.startswith("sqlite:///"):
+                private_folder((file := Path(uri.removeprefix("sqlite:///"))).parent)
+                private_file(file)
             self.client = MlflowClient(uri)
             self._refuse_moved_artifacts()
         self._runs: dict[str, Run] = {}
@@ -99,6 +105,8 @@ class MlflowStore:
                 self._log(run, _closing(pending, event))
                 self.client.set_terminated(self._id(run), STATUS[event.state])
                 pending = _Pending()
+            elif isinstance(event, CheckpointExpired):
+                self._expire(run, event)
         self._log(run, pending)
 
     def find_run(self, experiment: str, tags: Mapping[str, str], *, status: str | None = None) -> Run | None:
@@ -202,6 +210,16 @@ class MlflowStore:
             if _linked(event.path, kept):
                 return
         self.client.log_artifact(self._id(key), str(event.path), event.folder)
+
+    def _expire(self, key: str, event: CheckpointExpired) -> None:
+        """Delete the checkpoint of a trial's run, unless it is pinned or gone; all else of the run stays."""
+        run = self.find_run(event.experiment, {RUN: key, STUDY_ID: event.study_id})
+        if run is None or not may_lose_checkpoint(run):
+            return
+        cache, run_id = self.artifacts.parent / "cache", run.info.run_id
+        copies = (cache / "checkpoints" / run_id, cache / "runs" / key)
+        if said := remove_checkpoint(run, uri=self.uri, copies=copies, why=event.why):
+            self.client.set_tag(run_id, REMOVED, said)
 
     def _log_model(self, key: str, event: ModelSaved) -> None:
         """Log a checkpoint as an MLflow model (torch's pt2 format), with its signature."""

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 STUDY_ID = "fttune.study_id"
+KEEP = "fttune.keep"  # a tag that people give a run whose checkpoint must stay
+REMOVED = "fttune.removed"  # the tag that says what of a run is gone, and when it went
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,18 @@ class RunClosed:
 
 
 @dataclass(frozen=True)
+class CheckpointExpired:
+    """The checkpoint of a trial's closed run is to be deleted, and why; one that people pinned (`KEEP`) stays.
+
+    The run is the one of this key, experiment and `STUDY_ID`, which another process may have logged.
+    """
+
+    experiment: str
+    study_id: str
+    why: str
+
+
+@dataclass(frozen=True)
 class StudyProgress:
     """How far a study is; `best` is None until a trial is complete. For people only."""
 
@@ -89,7 +103,9 @@ class Notice:
     text: str
 
 
-Event = RunOpened | Described | EpochEnded | FileSaved | ModelSaved | RunClosed | StudyProgress | Notice
+Event = (
+    RunOpened | Described | EpochEnded | FileSaved | ModelSaved | RunClosed | CheckpointExpired | StudyProgress | Notice
+)
 
 
 @dataclass(frozen=True)

@@ -671,3 +671,17 @@ def test_with_folds_the_pruner_is_wilcoxons_unless_one_is_named(fields, pruner):
 def test_pruners_and_folds_that_do_not_go_together_are_refused(fields, message):
     with pytest.raises(ValidationError, match=message):
         study(**fields)
+
+
+@pytest.mark.parametrize(("keep", "best"), [("all", None), ("best_1", 1), ("best_250", 250)])
+def test_retention_says_how_many_checkpoints_stay(keep, best):
+    assert study(retention={"keep": keep}).retention.best == best
+
+
+@pytest.mark.parametrize(
+    "keep", ["best", "best_0", "best_-1", "best_03", "3", 3, "best_1.5", "best_3\n", "best_1000000"]
+)
+def test_a_rule_of_retention_that_means_nothing_is_refused(keep):
+    with pytest.raises(ValidationError) as caught:
+        study(retention={"keep": keep})
+    assert [problem.field for problem in problems_of(caught.value, Study)] == ["retention.keep"]

@@ -44,10 +44,10 @@ class Command:
             assert time.monotonic() < end, f"did not say {text!r}: {self.err.read_text()}"
             time.sleep(0.01)
 
-    def send(self, signum: signal.Signals) -> None:
-        """Send a signal to the process."""
+    def send(self, signum: signal.Signals, *, group: bool = False) -> None:
+        """Send a signal to the process; `group` to all that it has forked too, as a terminal does."""
         assert self.process.pid is not None
-        os.kill(self.process.pid, signum)
+        (os.killpg if group else os.kill)(self.process.pid, signum)
 
 
 def start(*arguments: str, cwd: Path) -> Command:
@@ -73,6 +73,7 @@ def _main(arguments: tuple[str, ...], cwd: str, out: str, err: str) -> None:
 
     from fttune.cli import main
 
+    os.setpgid(0, 0)
     os.chdir(cwd)
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)

@@ -55,9 +55,8 @@ class Attempts:
             return
         if self.watch.cause is not None:
             together = len(self.watch.trials) > 1
-            for number in self.watch.trials:
-                if number in self._failed:  # else it had ended
-                    self._note(number, FailedAttempt(self.watch.cause, self.watch.epochs, together))
+            for number in sorted(attempts.running(self.stored).intersection(self.watch.trials)):
+                self._note(number, FailedAttempt(self.watch.cause, self.watch.epochs, together))
         self.watch.note(())
 
     @contextmanager

@@ -177,6 +177,7 @@ class _Search:
                 abandon=self.trials.abandon,
                 reuse=self._reuse,
             )
+            self.trials.drop_states()
             best = searching.ranked(self.stored)
             closed = self._crown(best[0]) if best else RunClosed("complete")
         except (Interrupted, KeyboardInterrupt):
@@ -186,7 +187,7 @@ class _Search:
             closed = RunClosed("failed", {"fttune.cause": str(error)})
             raise
         finally:
-            self.trials.close_paused()
+            self.trials.close()
             self.session.log.append(parent, closed)
         self._remember_closed(best)
 

@@ -2,12 +2,13 @@
 
 import math
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from fttune.app.provenance import provenance
 from fttune.app.session import Display, Session, open_session
@@ -77,7 +78,23 @@ def train(
         inputs = prepare_in(session, experiment)
         check_recipe(experiment, inputs)
         session.uploader.open()  # refuses a store that cannot be used, before any work
-        return _train_in(session, experiment, inputs, run=f"train/{experiment.name}/{uuid.uuid4().hex[:12]}")
+        with own_run(session, f"train/{experiment.name}/{fingerprint_of(experiment, inputs)[:12]}") as run:
+            return _train_in(session, experiment, inputs, run=run, reopen=session.files_of(run).exists())
+
+
+@contextmanager
+def own_run(session: Session, key: str) -> Iterator[str]:
+    """Hold the run of a key, whose files are there when it was cut off; beside a process that holds it, a new one."""
+    session.workspace.locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(session.workspace.locks / f"{key.replace('/', '-')}.lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        key = f"{key}-{uuid.uuid4().hex[:12]}"
+    try:
+        yield key
+    finally:
+        lock.release()
 
 
 def prepare_in(
@@ -125,7 +142,7 @@ def _checkpoint_of(session: Session, name: str, before: tuple[str, ...]) -> Path
         raise BadInput(f"backbone.weights: experiments wait for each other: {' -> '.join((*before, name))}")
     source = load_experiment(find_experiment(name, session.workspace.root))
     inputs = prepare_in(session, source, before=(*before, name))
-    wanted = {"fttune.kind": "train", "fttune.fingerprint": _fingerprint(source, inputs)}
+    wanted = {"fttune.kind": "train", "fttune.fingerprint": fingerprint_of(source, inputs)}
     session.workspace.locks.mkdir(parents=True, exist_ok=True)
     with FileLock(session.workspace.locks / f"experiment-{name}.lock"):
         found = session.uploader.ask(lambda store: store.find_checkpoint(name, wanted))
@@ -141,7 +158,7 @@ def _checkpoint_of(session: Session, name: str, before: tuple[str, ...]) -> Path
 def _train_in(
     session: Session, experiment: Experiment, inputs: Inputs, *, run: str, reopen: bool = False
 ) -> FineTuneResult:
-    tags = {"fttune.kind": "train", "fttune.fingerprint": _fingerprint(experiment, inputs)}
+    tags = {"fttune.kind": "train", "fttune.fingerprint": fingerprint_of(experiment, inputs)}
     tags |= provenance(session.workspace.root, inputs)
     opened = RunOpened(experiment.name, experiment.name, params=experiment.params(), tags=tags, reopen=reopen)
 
@@ -166,10 +183,11 @@ def tracked(
     """
     closed = RunClosed("failed", {"fttune.cause": "an unexpected error"})
     try:
+        session.files_of(run).mkdir(parents=True, exist_ok=True)  # there as long as the run is unfinished
         session.log.append(run, opened)
         result = train(
             emit=lambda event: session.emit(run, event, owner=owner),
-            checkpoints=CheckpointFolder(session.files_of(run)),
+            checkpoints=CheckpointFolder(session.files_of(run), resumes=True),
         )
         closed = RunClosed(result.state, metrics=result_metrics(recipe, result))
     except (Interrupted, KeyboardInterrupt):
@@ -202,6 +220,7 @@ def result_metrics(experiment: Experiment, result: FineTuneResult) -> dict[str, 
     return {"value": result.value, **metrics} if result.value is not None and result.state == "complete" else metrics
 
 
-def _fingerprint(experiment: Experiment, inputs: Inputs) -> str:
+def fingerprint_of(experiment: Experiment, inputs: Inputs) -> str:
+    """Return the digest of all that decides what a training of a recipe comes to."""
     identity = experiment_identity(experiment, data=inputs.data.fingerprint, weights=inputs.weights.identity)
     return digest(identity)

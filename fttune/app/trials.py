@@ -1,12 +1,14 @@
 """A study's trials, each as one run in MLflow: opened, trained, logged, closed. Knows neither Optuna nor the budget."""
 
 import os
+import shutil
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from fttune.app.attempts import Attempts, ended_by, write_traceback
@@ -29,6 +31,7 @@ from fttune.training import (
     Verdict,
     best_fold,
     cohort_key,
+    drop_states,
     finish,
     fold_ended,
     in_fold,
@@ -61,19 +64,21 @@ class Trials:
     _begins: dict[tuple[int, int], Begin] = field(default_factory=dict)
     _ended: dict[int, Outcome] = field(default_factory=dict)
     _paused: dict[int, tuple[Asked, Fit]] = field(default_factory=dict)
+    _done: list[Asked] = field(default_factory=list)
+    _block: int | None = None
 
     def run(self, asked: Asked) -> Outcome:
         """Run one trial, or go on with one that paused. All that it logged is stored before this returns its end.
 
         Without a pruner nothing has to be decided between a cohort's trials: the first runs all that are left of it.
         """
-        if (cause := self.attempts.used_up(asked.number)) is not None:
-            self.abandon(asked, cause)
-            return Outcome("failed", cause=cause)
+        self._drop_states(asked.number // self.study.batch)
+        if not asked.resumed and asked.number not in self._paused:
+            drop_states(self._files(asked))  # of a trial that had this number before the stores were deleted
         if asked.number not in self._ended:
-            together = self.study.pruner.type == "none" and len(asked.cohort) > 1
-            with self.attempts.at_work([one.number for one in _rest(asked)]):
-                self._ended |= self._run_together(_rest(asked)) if together else {asked.number: self._run_alone(asked)}
+            self._ended |= self._work_on(asked)
+        if self._ended[asked.number].state != "paused":
+            self._done.append(asked)
         return self._ended.pop(asked.number)
 
     def together(self, asked: Asked) -> Hashable:
@@ -85,11 +90,27 @@ class Trials:
                     return inputs_key(experiment), key
         return asked.number
 
-    def close_paused(self) -> None:
-        """Close the runs of trials that wait to go on, as interrupted."""
+    def close(self) -> None:
+        """Close the runs of trials that wait to go on, as interrupted; what they go on from is kept."""
         while self._paused:
-            _, (asked, _) = self._paused.popitem()
+            _, (asked, fit) = self._paused.popitem()
+            with suppress(OSError):
+                fit.keep()
             self._log(asked, RunClosed("interrupted"))
+
+    def drop_states(self) -> None:
+        """Delete what unfinished trials would go on from, once there are none."""
+        self._drop_states(None)
+
+    def _drop_states(self, block: int | None) -> None:
+        """Delete what trials that have been told of would go on from, and cohorts of other blocks than this one."""
+        while self._done:
+            drop_states(self._files(self._done.pop()))
+        if block is None or block != self._block:
+            for folder in self.session.files_of(self.name).glob("block-*"):
+                if folder.name != f"block-{block}":
+                    shutil.rmtree(folder, ignore_errors=True)
+        self._block = block
 
     def abandon(self, asked: Asked, cause: str) -> None:
         """Close the run of a trial that was asked and will not run, or not go on."""
@@ -106,6 +127,15 @@ class Trials:
         metrics = {name: float(value) for name, value in known.items() if value is not None} | self._costs_in(outcome)
         self._log(asked, RunClosed("complete", {"fttune.reused_from": str(twin)}, metrics))
         self.session.deliver(self._key(asked))
+
+    def _work_on(self, asked: Asked) -> dict[int, Outcome]:
+        """Run a trial, and where they train together those of its cohort after it; not after too many attempts."""
+        if (cause := self.attempts.used_up(asked.number)) is not None:
+            self.abandon(asked, cause)
+            return {asked.number: Outcome("failed", cause=cause)}
+        together = self.study.pruner.type == "none" and len(asked.cohort) > 1
+        with self.attempts.at_work([one.number for one in _rest(asked)]):
+            return self._run_together(asked) if together else {asked.number: self._run_alone(asked)}
 
     def _run_alone(self, asked: Asked) -> Outcome:
         with self._closed_when_interrupted([asked]):
@@ -128,15 +158,19 @@ class Trials:
             return self._run_alone(replace(asked, resumed=True, cohort=()))
         return outcome
 
-    def _run_together(self, cohort: Sequence[Asked]) -> dict[int, Outcome]:
-        """Run trials that train as one. What each logs comes in one piece at its end, which is one request to MLflow.
+    def _run_together(self, asked: Asked) -> dict[int, Outcome]:
+        """Run a trial and those of its cohort that come after it, which train as one.
+
+        What each logs comes in one piece at its end, which is one request to MLflow.
 
         All train when the first one begins; then the others have little left to do but to write their checkpoints, side
         by side, while MLflow takes those before them. If that training failed, or some cannot take part in it, they go
         on one after the other.
         """
+        cohort = _rest(asked)
         logged: list[list[Event]] = [[] for _ in cohort]
-        begins = list(zip(*(self._plan(cohort, fold) for fold in range(self._fold_count)), strict=True))
+        plans = [self._plan(asked, fold) for fold in range(self._fold_count)]
+        begins = [[planned[one.number] for planned in plans] for one in cohort]
         works = list(zip(cohort, begins, (events.append for events in logged), strict=True))
         with self._closed_when_interrupted(cohort), ThreadPoolExecutor(WRITERS) as pool:
             self._open(cohort[0], self._params(cohort[0]))
@@ -183,7 +217,7 @@ class Trials:
     def _fitted(self, asked: Asked, experiment: Experiment, begin: Begin, emit: Emit) -> FineTuneResult | None:
         """Train, or go on where the trial paused; return None when it pauses."""
         _, fit = self._paused.pop(asked.number, (asked, None))
-        files = CheckpointFolder(self.session.files_of(self._key(asked)))
+        files = CheckpointFolder(self._files(asked), resumes=True)
         fit = fit or Fit(begin(), emit=emit, checkpoints=files)
         result = fit.go_on(lambda ended: self._judge(asked, experiment, ended))
         if result is None:
@@ -195,7 +229,7 @@ class Trials:
         results: list[FineTuneResult] = []
         verdict: Verdict = "go"
         for fold, begin in enumerate(begins, start=1):
-            files = CheckpointFolder(self.session.files_of(self._key(asked)) / f"fold-{fold}")
+            files = CheckpointFolder(self._files(asked) / f"fold-{fold}", resumes=True, keeps_end=True)
             results.append(finish(begin(), emit=in_fold(emit, fold), checkpoints=files))
             emit(fold_ended(results[-1], fold))
             value = results[-1].value
@@ -248,15 +282,21 @@ class Trials:
     def _training(self, asked: Asked, fold: int) -> Training:
         """Begin a trial's training in a fold; the first of a cohort makes the plan for all that are still to run."""
         if (asked.number, fold) not in self._begins:
-            cohort = _rest(asked)
             later = {key: begin for key, begin in self._begins.items() if key[0] >= asked.number}
-            planned = zip(cohort, self._plan(cohort, fold), strict=True)
-            self._begins = later | {(one.number, fold): begin for one, begin in planned}
+            self._begins = later | {(number, fold): begin for number, begin in self._plan(asked, fold).items()}
         return self._begins.pop((asked.number, fold))()
 
-    def _plan(self, cohort: Sequence[Asked], fold: int) -> list[Begin]:
+    def _plan(self, asked: Asked, fold: int) -> dict[int, Begin]:
+        """Return what begins a trial and those of its cohort after it; those before it only train along."""
+        cohort = asked.cohort or (asked,)
         experiments = [self.study.experiment.replace(one.values) for one in cohort]
-        return plan(experiments, self._inputs_of(experiments[0]).of_fold(fold), monitor=self.study.metric)
+        inputs = self._inputs_of(experiments[0]).of_fold(fold)
+        folder = self.session.files_of(f"{self.name}/block-{asked.number // self.study.batch}/{cohort[0].number}")
+        begins = plan(experiments, inputs, monitor=self.study.metric, folder=folder / f"fold-{fold}")
+        return {one.number: begin for one, begin in zip(cohort, begins, strict=True) if one.number >= asked.number}
+
+    def _files(self, asked: Asked) -> Path:
+        return self.session.files_of(self._key(asked))
 
     def _recipe(self, asked: Asked) -> Experiment | None:
         """Return the recipe of a trial, None when its values make none."""

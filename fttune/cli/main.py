@@ -42,6 +42,7 @@ def _install_signal_handlers() -> None:
     import signal
     import sys
 
+    from fttune import interruption
     from fttune.cli.supervisor import PASSED_ON
     from fttune.errors import Interrupted
 
@@ -55,10 +56,10 @@ def _install_signal_handlers() -> None:
         if len(way) > 1:
             os._exit(128 + way[-1])
         if len(direct) + len(passed_on) == 1:
-            raise Interrupted(way[0])
+            interruption.interrupt(way[0])
 
     def again(_signum: int, _frame: object) -> None:
-        raise Interrupted([*direct, *passed_on][0])
+        interruption.interrupt([*direct, *passed_on][0])
 
     show = sys.unraisablehook
 

@@ -24,9 +24,14 @@ class FailedAttempt:
 
 
 def failed_attempts(stored: optuna.Study) -> dict[int, tuple[FailedAttempt, ...]]:
-    """Return the failed attempts at each trial that has not ended, oldest first."""
-    running = stored.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return {t.number: tuple(FailedAttempt(**one) for one in t.user_attrs.get(FAILED_ATTEMPTS, ())) for t in running}
+    """Return the failed attempts at each trial that has some, oldest first."""
+    found = ((trial.number, trial.user_attrs.get(FAILED_ATTEMPTS)) for trial in stored.get_trials(deepcopy=False))
+    return {number: tuple(FailedAttempt(**one) for one in failed) for number, failed in found if failed}
+
+
+def running(stored: optuna.Study) -> set[int]:
+    """Return the numbers of the trials that were asked and have not ended."""
+    return {trial.number for trial in stored.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
 
 
 def store_failed_attempts(stored: optuna.Study, number: int, failed: Sequence[FailedAttempt]) -> None:

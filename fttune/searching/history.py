@@ -83,6 +83,13 @@ class History:
         number = None if digest is None else self._first_with.get(digest)
         return None if number is None else self.memory.get_trial(number)
 
+    def trained_beside(self, number: int) -> list[FrozenTrial]:
+        """Return the trials of the block of `number` that have ended, but for those that took over a value."""
+        first = number // self._study.batch * self._study.batch
+        trials = map(self.memory.get_trial, range(first, min(first + self._study.batch, self.memory.size)))
+        ended = ((trial, facts_of(trial)) for trial in trials if trial.state.is_finished())
+        return [trial for trial, facts in ended if facts is not None and facts.reused_from is None]
+
     def repeats(self, number: int) -> int:
         """Return how many trials in a row just before `number` were proposals of a recipe that was there already.
 

@@ -20,6 +20,7 @@ from fttune.searching.history import History
 from fttune.searching.pruning import Pruning, pruning_of
 from fttune.searching.samplers import sampler_for
 from fttune.searching.store import FACTS, TrialFacts, facts_of
+from fttune.training import Verdict
 
 MAX_REPEATS = 3
 GIVEN_UP = "the search ended before this trial did"
@@ -58,7 +59,7 @@ def search(
     while not history.is_spent() and (block := _next_block(study, stored, history)):
         pruning = pruning_of(study, stored)
         asked = {t.number: Asked(t.number, resumed, study.values(t.params), pruning.judge(t)) for t, resumed in block}
-        running = _Block(history, executor, pruning, asked, reuse)
+        running = _Block(study, history, executor, pruning, asked, reuse)
         for trial, outcome in running.outcomes([trial for trial, _ in block], together):
             failed_in_a_row = failed_in_a_row + 1 if outcome.state == "failed" else 0
             if failed_in_a_row >= study.budget.max_failed:
@@ -70,10 +71,19 @@ def search(
     _give_up(study, stored, abandon)
 
 
+def _never(*_: float) -> Verdict:
+    raise AssertionError("a trial that has ended is not judged")
+
+
 @dataclass
 class _Block:
-    """Trials that were asked together, on their way to their outcomes."""
+    """Trials that were asked together, on their way to their outcomes.
 
+    What a trial computes in a cohort depends, in its last bits, on who is in it. So trials of the block that trained
+    and ended before this process began stand in the cohorts that they were in, and are not run again.
+    """
+
+    study: Study
     history: History
     executor: Executor
     pruning: Pruning
@@ -86,11 +96,16 @@ class _Block:
 
         Where trials pause at rungs, that is the order of those that end on the way to the same one.
         """
+        ended = self.history.trained_beside(trials[0].number)
         # A recipe that is there already, or will be, does not train: it takes no part in a cohort.
-        first_with = {self.history.recipe(t): t.number for t in reversed(trials)}
+        block: list[Trial | FrozenTrial] = sorted([*trials, *ended], key=lambda trial: -trial.number)
+        first_with = {self.history.recipe(trial): trial.number for trial in block}
         alone = {t.number for t in trials if self.history.twin(t) or first_with[self.history.recipe(t)] != t.number}
-        for cohort in _cohorts(self.asked.values(), lambda one: one.number if one.number in alone else together(one)):
-            self.executor.submit(cohort, attempt=1)
+        beside = [Asked(t.number, True, self.study.values(t.params), _never) for t in ended]
+        members = sorted([*self.asked.values(), *beside], key=lambda one: one.number)
+        for cohort in _cohorts(members, lambda one: one.number if one.number in alone else together(one)):
+            if running := [one for one in cohort if one.number in self.asked]:
+                self.executor.submit(running, attempt=1)
         left = trials
         while left := (yield from self._to_next_rung(left)):
             self.executor.submit([self.asked[trial.number] for trial in left], attempt=1)

@@ -7,6 +7,7 @@ from fttune.training.device import choose_device
 from fttune.training.fine_tune import FineTuneResult, Fit, Verdict, check_recipe, fine_tune, finish
 from fttune.training.folds import best_fold, fold_ended, in_fold, over_folds
 from fttune.training.inputs import Inputs, prepare
+from fttune.training.resume import drop_states
 from fttune.training.training import Training
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "check_recipe",
     "choose_device",
     "cohort_key",
+    "drop_states",
     "fine_tune",
     "finish",
     "fold_ended",

@@ -1,7 +1,7 @@
 """The heads of a cohort through one epoch: trained as one, each by its own recipe, and evaluated. Keeps no history."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,13 @@ class Trainer:
         self._policies = [resolve(e.freeze, run.policy.stages, epochs=e.training.epochs) for e in experiments]
         for experiment, policy in zip(experiments, self._policies, strict=True):
             require_validation(experiment, policy, run.inputs)
-        self._optimizer = _optimizer(experiments, self.heads)
+        self.optimizer = _optimizer(experiments, self.heads)
+
+    def restore(self, heads: Tensor, optimizer: Mapping[str, Tensor]) -> None:
+        """Go on from heads (K, C, D or D + 1) and the state of their optimizer."""
+        with torch.no_grad():
+            self.heads.values.copy_(heads)
+        self.optimizer.restore({name: tensor.to(self.heads.values.device) for name, tensor in optimizer.items()})
 
     def epoch(
         self, epoch: int, feeds: Feeds, past: Sequence[Sequence[EpochEnded]]
@@ -136,7 +142,7 @@ class Trainer:
         with torch.no_grad():
             if (limit := self._experiments[0].optimizer.clip_grad_norm) is not None:  # as clip_grad_norm_ of torch
                 gradients = gradients * along((limit / (norms + 1e-6)).clamp_max(1.0))
-            self._optimizer.step(self.heads.values, gradients, lr)
+            self.optimizer.step(self.heads.values, gradients, lr)
         return norms.square()
 
     def _motion(self, squares: Tensor) -> list[Metrics]:

@@ -18,7 +18,7 @@ from tests.faults import oracle
 from tests.recipes import write_experiment, write_study
 
 PHASES = ("opening", "asking", "training", "saving", "telling", "closing")
-AIMS = ("saving", "random", "telling", "random", "opening", "random", "closing", "random", "asking")
+AIMS = ("asking", "saving", "random", "telling", "opening", "training", "saving", "closing", "random")
 STRETCHED = {"saving": "os.fsync", "asking": "optuna.study.Study.ask", "telling": "optuna.study.Study.tell"}
 POLL_SECONDS = 0.001
 LAST_LINE = re.compile(r"^trial-(\d+): (\w+)", re.MULTILINE)
@@ -174,6 +174,7 @@ def _moment(
     leftovers, asked = place.temporary(), place.asked()
     comes = {
         "random": lambda: False,
+        "training": _Since(lambda: ": trainable" in command.err.read_text(), delay=share * 0.2),
         "opening": lambda: time.monotonic() >= begun + share * 0.7,
         "asking": _Since(lambda: place.asked() > asked, delay=share * 0.05),
         "saving": _Since(lambda: bool(place.temporary() - leftovers), delay=share * 0.1),

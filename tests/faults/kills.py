@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.faults import oracle
 from tests.recipes import write_experiment, write_study
 
 PHASES = ("opening", "asking", "training", "saving", "telling", "closing")
-AIMS = ("asking", "saving", "random", "telling", "opening", "training", "saving", "closing", "random")
+AIMS = ("asking", "saving", "training", "telling", "opening", "random", "saving")
 STRETCHED = {"saving": "os.fsync", "asking": "optuna.study.Study.ask", "telling": "optuna.study.Study.tell"}
 POLL_SECONDS = 0.001
 LAST_LINE = re.compile(r"^trial-(\d+): (\w+)", re.MULTILINE)
@@ -129,8 +130,7 @@ class Killed:
     def run(self, kills: int, *, expected: oracle.Stored) -> None:
         """Kill the study at most so often, then let it end, and compare what it leaves with what was expected."""
         draw = random.Random(self.seed)
-        for attempt in range(kills):
-            aim = AIMS[(self.seed + attempt) % len(AIMS)]
+        for aim in [*islice(cycle(AIMS), self.seed % len(AIMS), self.seed % len(AIMS) + kills - 1), "closing"]:
             if (phase := self._attempt(aim, draw)) is None:
                 break
             self.kills.append(Kill(aim, phase))
@@ -181,7 +181,8 @@ def _moment(
         "telling": _Since(lambda: len(ENDED.findall(command.err.read_text())) > skipped, delay=share * 0.05),
         "closing": _Since(lambda: place.told() == TRIALS, delay=share * 1.5),
     }[aim]
-    latest = begun + (share if aim == "random" else 1) * seconds
+    left = 1 + seconds * (1 - place.told() / TRIALS)
+    latest = begun + left * (share if aim == "random" else 0.7)
     return comes if aim == "closing" else lambda: comes() or time.monotonic() >= latest
 
 

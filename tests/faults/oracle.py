@@ -59,7 +59,7 @@ def read(mlruns: Path) -> Stored:
 
 def states(mlruns: Path) -> Counter[str]:
     """Return how many trials of Optuna's store are in each state; another process may be writing."""
-    file = f"file:{mlruns / 'optuna.db'}?mode=ro"
+    file = f"file:{mlruns / 'optuna.db'}?mode=rw"  # what a kill cut off amid a transaction is rolled back
     store = sqlite3.connect(file, uri=True, timeout=60)
     try:
         return Counter(dict(store.execute("SELECT state, COUNT(*) FROM trials GROUP BY state").fetchall()))

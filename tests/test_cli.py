@@ -349,11 +349,12 @@ def test_two_searches_at_once_give_one_message(workspace: Workspace) -> None:
     write_study(workspace.root)
     first = processes.start("search", "studies/tiny.yaml", cwd=workspace.root)
     first.wait_for("trial-0000: trainable")
-    first.send(signal.SIGSTOP)
+    first.send(signal.SIGSTOP, group=True)
     code, _, err = processes.run("search", "studies/tiny.yaml", cwd=workspace.root)
-    first.send(signal.SIGCONT)
     assert code == 1
-    assert f"study tiny is being searched by process {first.process.pid}" in err
+    owner = re.search(r"study tiny is being searched by process (\d+) on ", err)
+    assert owner and os.getpgid(int(owner[1])) == first.process.pid
+    first.send(signal.SIGCONT, group=True)
     assert first.wait() == 0
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fttune import searching
+from fttune.app.attempts import Attempts, Watch
 from fttune.app.provenance import provenance
 from fttune.app.retention import Retained
 from fttune.app.session import Display, Session, delivered_on_interruption, open_session
@@ -36,7 +37,12 @@ MANY_STAGES = 1_000  # of a backbone whose stages are known only once it is buil
 
 
 def search(
-    study: Study, *, workspace: Workspace | None = None, new: bool = False, display: Display | None = None
+    study: Study,
+    *,
+    workspace: Workspace | None = None,
+    new: bool = False,
+    display: Display | None = None,
+    watch: Watch | None = None,
 ) -> "optuna.Study":
     """Run a study to its budget and return it; the same call continues what was interrupted.
 
@@ -45,6 +51,7 @@ def search(
         workspace: where data and `mlruns/` lie; default the current directory.
         new: begin a fresh generation beside the stored one.
         display: is called with every event, for progress.
+        watch: remembers what is at work, should this process die of it, and knows what the one before died of.
 
     Raises:
         BadInput: data or weights cannot be used, or the stored study is another one (StudyChanged).
@@ -69,7 +76,8 @@ def search(
             else:
                 own = {inputs_key(study.experiment): inputs}
                 study_id = str(stored.user_attrs[searching.ID])
-                trials = Trials(study, session, stored.study_name, study_id, own, _costs(session, stored))
+                attempts = Attempts(stored, study.retries, watch)
+                trials = Trials(study, session, stored.study_name, study_id, own, attempts, _costs(session, stored))
                 _Search(study, session, stored, trials, retained).run(identity)
     return stored
 

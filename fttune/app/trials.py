@@ -5,12 +5,13 @@ import shutil
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from fttune.app.attempts import Attempts, ended_by, write_traceback
 from fttune.app.session import Session
 from fttune.app.train import inputs_key, result_metrics, shared_inputs
 from fttune.config import Experiment, Study
@@ -48,8 +49,8 @@ WRITERS = min(4, os.cpu_count() or 1)  # of a cohort's checkpoints, side by side
 class Trials:
     """The trials of one generation of a study, called `name` in the stores, `id` its own there.
 
-    `inputs` keeps the images and weights that trials share, by what of a recipe decides about them, `costs` what
-    recipes cost, where that is an objective.
+    `inputs` keeps the images and weights that trials share, by what of a recipe decides about them, `attempts` which
+    attempts at trials failed, `costs` what recipes cost, where that is an objective.
     """
 
     study: Study
@@ -57,6 +58,7 @@ class Trials:
     name: str
     id: str
     inputs: dict[str, Inputs]
+    attempts: Attempts
     costs: Costs = field(default_factory=Costs)
     _begins: dict[tuple[int, int], Begin] = field(default_factory=dict)
     _ended: dict[int, Outcome] = field(default_factory=dict)
@@ -73,15 +75,15 @@ class Trials:
         if not asked.resumed and asked.number not in self._paused:
             self._drop(asked)  # of a trial that had this number before the stores were deleted
         if asked.number not in self._ended:
-            together = self.study.pruner.type == "none" and len(asked.cohort) > 1
-            self._ended |= self._run_together(asked) if together else {asked.number: self._run_alone(asked)}
+            self._ended |= self._work_on(asked)
         if self._ended[asked.number].state != "paused":
             self._done.append(asked)
         return self._ended.pop(asked.number)
 
     def together(self, asked: Asked) -> Hashable:
         """Return what trials agree on that can train together."""
-        if (experiment := self._recipe(asked)) is not None:
+        experiment = None if self.attempts.alone(asked.number) else self._recipe(asked)
+        if experiment is not None:
             with suppress(FttuneError):  # it will be the outcome when the trial runs
                 if (key := cohort_key(experiment, self._inputs_of(experiment).stages(experiment))) is not None:
                     return inputs_key(experiment), key
@@ -132,6 +134,15 @@ class Trials:
         self._log(asked, RunClosed("complete", {"fttune.reused_from": str(twin)}, metrics))
         self.session.deliver(self._key(asked))
 
+    def _work_on(self, asked: Asked) -> dict[int, Outcome]:
+        """Run a trial, and where they train together those of its cohort after it; not after too many attempts."""
+        if (cause := self.attempts.used_up(asked.number)) is not None:
+            self.abandon(asked, cause)
+            return {asked.number: Outcome("failed", cause=cause)}
+        together = self.study.pruner.type == "none" and len(asked.cohort) > 1
+        with self.attempts.at_work([one.number for one in _rest(asked)]):
+            return self._run_together(asked) if together else {asked.number: self._run_alone(asked)}
+
     def _run_alone(self, asked: Asked) -> Outcome:
         with self._closed_when_interrupted([asked]):
             if asked.number not in self._paused:
@@ -140,8 +151,17 @@ class Trials:
             outcome, closed = self._finished(asked, begins, partial(self._log, asked))
         if closed is None:
             return outcome
-        self._log(asked, closed)
+        outcome = self._settled(asked, outcome, closed)
         self.session.deliver(self._key(asked))
+        return outcome
+
+    def _settled(self, asked: Asked, outcome: Outcome, closed: RunClosed) -> Outcome:
+        """Log how a trial's work ended; begin it anew, apart from others, where that may help."""
+        if closed.state == "interrupted" and not self.attempts.another(asked.number, outcome.cause):
+            closed = replace(closed, state="failed")
+        self._log(asked, closed)
+        if closed.state == "interrupted":
+            return self._run_alone(replace(asked, resumed=True, cohort=()))
         return outcome
 
     def _run_together(self, asked: Asked) -> dict[int, Outcome]:
@@ -170,9 +190,9 @@ class Trials:
                 if one is not cohort[0]:
                     self._open(one, self._params(one))
                 assert closed is not None, "without a pruner nothing pauses"
-                for event in (*events, closed):
+                for event in events:
                     self._log(one, event)
-                outcomes[one.number] = outcome
+                outcomes[one.number] = self._settled(one, outcome, closed)
         self.session.deliver(*map(self._key, cohort))
         return outcomes
 
@@ -195,9 +215,10 @@ class Trials:
             raise
         except Diverged as error:
             return Outcome("diverged", cause=str(error)), RunClosed("diverged", {"fttune.cause": "diverged"})
-        except Exception as error:  # noqa: BLE001 (the trial boundary: the cause is recorded, the search goes on)
-            cause = str(error) if isinstance(error, FttuneError) else f"{type(error).__name__}: {error}"
-            return Outcome("failed", cause=cause), RunClosed("failed", {"fttune.cause": cause})
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (the trial boundary: recorded, the search goes on)
+            with suppress(OSError):  # a full disk may be what it is about
+                emit(FileSaved(write_traceback(self.session.files_of(self._key(asked)), error), ""))
+            return ended_by(error)
 
     def _fitted(self, asked: Asked, experiment: Experiment, begin: Begin, emit: Emit) -> FineTuneResult | None:
         """Train, or go on where the trial paused; return None when it pauses."""
@@ -304,6 +325,7 @@ class Trials:
 
     def _open(self, asked: Asked, params: dict[str, object]) -> None:
         tags = {"fttune.kind": "trial", "fttune.study": self.name, "fttune.trial": str(asked.number), STUDY_ID: self.id}
+        tags |= self.attempts.tags(asked.number)
         opened = RunOpened(
             f"trial-{asked.number:04d}",
             self.study.experiment.name,
@@ -324,6 +346,8 @@ class Trials:
             raise
 
     def _log(self, asked: Asked, event: Event) -> None:
+        if isinstance(event, EpochEnded):
+            self.attempts.reached(event.epoch)
         self.session.emit(self._key(asked), event, owner=self.name)
 
     def _key(self, asked: Asked) -> str:

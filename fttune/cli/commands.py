@@ -58,15 +58,19 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Run a study to its budget; the same command continues an interrupted one."""
-    from fttune.config import load_study
+    from fttune.cli.supervisor import supervised
 
-    study = load_study(file, overrides or [])
-    from fttune.app.search import search as run
-    from fttune.display import display
+    with supervised() as watch:
+        from fttune.config import load_study
 
-    with display() as show:
-        stored = run(study, workspace=workspace_of(mlruns, plugins, cache_gb), new=new, display=show)
-    print_study(study, stored, as_json)
+        study = load_study(file, overrides or [])
+        from fttune.app.search import search as run
+        from fttune.display import display
+
+        with display() as show:
+            workspace = workspace_of(mlruns, plugins, cache_gb)
+            stored = run(study, workspace=workspace, new=new, display=show, watch=watch)
+        print_study(study, stored, as_json)
 
 
 @app.command()

@@ -33,6 +33,8 @@ def main() -> None:
 def _install_signal_handlers() -> None:
     """Let the first SIGINT or SIGTERM end the work in order, and the second one at once.
 
+    Where a parent passes them on, as signals of their own, a terminal sends each to both: one order may come in two
+    ways, but two in the same way are two orders.
     Python drops what is raised in a destructor or a weak reference's callback. An interruption that was raised there is
     raised again.
     """
@@ -41,18 +43,23 @@ def _install_signal_handlers() -> None:
     import sys
 
     from fttune import interruption
+    from fttune.cli.supervisor import PASSED_ON
     from fttune.errors import Interrupted
 
-    received: list[int] = []
+    direct: list[int] = []
+    passed_on: list[int] = []
+    orders = {as_which: order for order, as_which in PASSED_ON.items()}
 
     def interrupt(signum: int, _frame: object) -> None:
-        if received:
-            os._exit(128 + signum)
-        received.append(signum)
-        interruption.interrupt(signum)
+        way = passed_on if signum in orders else direct
+        way.append(orders.get(signal.Signals(signum), signum))
+        if len(way) > 1:
+            os._exit(128 + way[-1])
+        if len(direct) + len(passed_on) == 1:
+            interruption.interrupt(way[0])
 
     def again(_signum: int, _frame: object) -> None:
-        interruption.interrupt(received[0])
+        interruption.interrupt([*direct, *passed_on][0])
 
     show = sys.unraisablehook
 

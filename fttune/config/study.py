@@ -166,7 +166,8 @@ class Study(Section):
     """One search: which experiment, over which space, for which metric, within which budget.
 
     `metrics` are several objectives, in place of `metric` and `direction`; these are then those of the first one, which
-    chooses the best epoch and is what a pruner watches. `name` is the stem of its file; it is not a YAML field.
+    chooses the best epoch and is what a pruner watches. `retries` bounds how often a trial begins anew after failures
+    that are not its recipe's. `name` is the stem of its file; it is not a YAML field.
 
     Raises:
         pydantic.ValidationError: a field or a rule between fields is broken (files: `load_study`).
@@ -185,6 +186,7 @@ class Study(Section):
     baselines: Annotated[tuple[Baseline, ...], Field(strict=False)] = ()
     confirm: Confirm = Field(default=Confirm(), exclude=True)
     retention: Retention = Field(default=Retention(), exclude=True)
+    retries: int = Field(default=2, ge=0, exclude=True)
     storage: Url | None = Field(default=None, exclude=True)
     tracking: Tracking = Field(default=Tracking(), exclude=True)
     name: str = Field(default="study", exclude=True, pattern=NAME)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -22,6 +23,7 @@ from fttune.searching.store import FACTS, TrialFacts, facts_of
 from fttune.training import Verdict
 
 MAX_REPEATS = 3
+GIVEN_UP = "the search ended before this trial did"
 
 
 Abandon = Callable[[Asked, str], None]
@@ -53,7 +55,7 @@ def search(
     for baseline in study.baselines:
         stored.enqueue_trial({n: encoded(value) for n, value in baseline.items()}, skip_if_exists=True)
     history = History(study, stored)
-    failed_in_a_row = 0
+    failed_in_a_row = _failed_last(stored)
     while not history.is_spent() and (block := _next_block(study, stored, history)):
         pruning = pruning_of(study, stored)
         asked = {t.number: Asked(t.number, resumed, study.values(t.params), pruning.judge(t)) for t, resumed in block}
@@ -266,11 +268,17 @@ def _tell(trial: Trial, outcome: Outcome) -> None:
         trial.study.tell(trial, state=TrialState.PRUNED)
 
 
+def _failed_last(stored: optuna.Study) -> int:
+    """Return how many trials in a row failed last, in earlier processes too: each may have died of its trial."""
+    ended = (t for t in reversed(stored.get_trials(deepcopy=False)) if t.state.is_finished())
+    ran = (t for t in ended if (facts := facts_of(t)) is None or facts.cause != GIVEN_UP)
+    return sum(1 for _ in takewhile(lambda trial: trial.state is TrialState.FAIL, ran))
+
+
 def _give_up(study: Study, stored: optuna.Study, abandon: Abandon) -> None:
     """Tell the asked trials that will not run; they do not count, and nothing stays running."""
-    cause = "the search ended before this trial did"
     for trial in stored.get_trials(deepcopy=False):
         if trial.state is TrialState.RUNNING:
-            abandon(Asked(trial.number, True, study.values(trial.params), lambda *_: "prune"), cause)
-            _record(Trial(stored, trial._trial_id), TrialFacts(state="failed", seconds=0.0, cause=cause))
+            abandon(Asked(trial.number, True, study.values(trial.params), lambda *_: "prune"), GIVEN_UP)
+            _record(Trial(stored, trial._trial_id), TrialFacts(state="failed", seconds=0.0, cause=GIVEN_UP))
             stored.tell(trial.number, state=TrialState.FAIL)

@@ -88,6 +88,7 @@ CHANGES_NO_STUDY = [
     {"baselines": [{"optimizer.lr": 0.01}]},
     {"storage": "sqlite:///x.db"},
     {"retention": {"keep": "best_3"}},
+    {"retries": 0},
     {"tracking": {"uri": "http://localhost"}},
     {"name": "other"},
 ]

@@ -41,7 +41,7 @@ def test_a_study_searches_with_tpe_and_median_pruning_for_accuracy_unless_told_o
     s = study()
     assert (s.metric, s.direction, s.batch, s.sampler.type, s.sampler.seed) == ("val/accuracy", "maximize", 8, "tpe", 0)
     assert (s.pruner.type, s.budget.max_failed, s.budget.timeout_minutes) == ("median", 5, None)
-    assert (s.baselines, s.storage, s.tracking.uri, s.name) == ((), None, None, "study")
+    assert (s.baselines, s.storage, s.tracking.uri, s.name, s.retries) == ((), None, None, "study", 2)
 
 
 # field: (right values, {wrong value: message})
@@ -95,6 +95,7 @@ FIELDS = [
     ),
     ("space", [], {None: "must be a mapping of fields, got None", 5: "must be a mapping of fields, got 5"}),
     ("space", [], {ABSENT: "required field is missing"}),
+    ("retries", [0, 9], {-1: "must be >= 0, got -1", None: "must be a whole number, got None"}),
     ("storage", [None, "sqlite:///x.db"], {5: "must be text, got 5"}),
     ("tracking.uri", [None, "http://localhost:5000"], {5: "must be text, got 5"}),
     ("nightly", [], {5: "unknown key"}),

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from fttune.errors import one_line
+
 SPLITS = ("train", "val", "test")
 ImageSource = Path | Callable[[], Image.Image]
 
@@ -39,6 +41,11 @@ def natural(text: str) -> tuple[list[str | int], str]:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], text
 
 
+def is_plain(name: str) -> bool:
+    """Return whether a name is one line of text that every table, store and terminal takes as it is."""
+    return one_line(name) == name
+
+
 def lines(items: Iterable[str], limit: int = 20) -> str:
     """Return the first `limit` items on a line each, and how many more there are."""
     return _cut(items, limit, "\n  ")
@@ -51,5 +58,6 @@ def some(items: Iterable[str], limit: int = 3) -> str:
 
 def _cut(items: Iterable[str], limit: int, before: str) -> str:
     listed = list(items)
-    shown = listed[:limit] + ([f"and {len(listed) - limit} more"] if len(listed) > limit else [])
+    shown = [one_line(item) for item in listed[:limit]]
+    shown += [f"and {len(listed) - limit} more"] if len(listed) > limit else []
     return "".join(before + item for item in shown)

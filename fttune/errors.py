@@ -22,6 +22,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+SHOWN = 100  # problems of one file
+
 
 def printable(text: str, *, breaks: str = "\n") -> str:
     """Return text with what could steer a terminal or pretend another line as escapes, all of `breaks` kept.
@@ -35,6 +37,11 @@ def printable(text: str, *, breaks: str = "\n") -> str:
 def one_line(text: str) -> str:
     """Return text as `printable` does, line feeds as escapes too: a name of a file may hold some."""
     return printable(text, breaks="")
+
+
+def is_one_line(text: str) -> bool:
+    """Return whether text is one line that every table, store and terminal takes as it is."""
+    return text.isprintable() or one_line(text) == text
 
 
 def _steers(character: str) -> bool:
@@ -75,7 +82,10 @@ class ConfigError(BadInput):
     def __init__(self, file: str, problems: Iterable[Problem]) -> None:
         self.file = file = one_line(file)
         self.problems = tuple(problems)
-        lines = [f"{file}: {p.field}: {p.message}" if p.field else f"{file}: {p.message}" for p in self.problems]
+        lines = [
+            f"{file}: {p.field}: {p.message}" if p.field else f"{file}: {p.message}" for p in self.problems[:SHOWN]
+        ]
+        lines += [f"{file}: and {len(self.problems) - SHOWN} more problems"] if len(self.problems) > SHOWN else []
         super().__init__("\n".join(lines))
 
 

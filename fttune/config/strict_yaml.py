@@ -66,6 +66,11 @@ def parse_yaml(text: str, name: str) -> Any:
         raise _refusal(name, place + _PLAIN_WORDS.get(problem, problem)) from None
 
 
+def is_plain_text(text: str) -> bool:
+    """Return whether text without quotes is read as text, and not as a number, true, false or nothing."""
+    return not any(pattern.fullmatch(text) for pattern in (_INT, _FLOAT, _BOOL, _NULL))
+
+
 def _place(text: str, index: int) -> str:
     return f"line {text.count(chr(10), 0, index) + 1}, column {index - text.rfind(chr(10), 0, index)}: "
 

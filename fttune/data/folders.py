@@ -9,8 +9,8 @@ from typing import NoReturn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from fttune.config.known import shown
-from fttune.data.listing import SPLITS, Listing, Sample, is_plain, natural, some
-from fttune.errors import DataError, one_line
+from fttune.data.listing import SPLITS, Listing, Sample, natural, some
+from fttune.errors import DataError, is_one_line, one_line
 
 _LIKE_SPLITS = {*SPLITS, "training", "valid", "validation", "dev", "testing"}
 
@@ -112,7 +112,7 @@ class _Walk:
 
     def names(self, path: Path) -> None:
         """Note a path whose own name cannot be used."""
-        if not is_plain(path.name):
+        if not is_one_line(path.name):
             self.unnameable.append(path)
 
     def _below(self, folder: Path) -> Iterator[Path]:

@@ -41,11 +41,6 @@ def natural(text: str) -> tuple[list[str | int], str]:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], text
 
 
-def is_plain(name: str) -> bool:
-    """Return whether a name is one line of text that every table, store and terminal takes as it is."""
-    return one_line(name) == name
-
-
 def lines(items: Iterable[str], limit: int = 20) -> str:
     """Return the first `limit` items on a line each, and how many more there are."""
     return _cut(items, limit, "\n  ")

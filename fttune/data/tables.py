@@ -8,8 +8,8 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from fttune.config import known
-from fttune.data.listing import SPLITS, Listing, Sample, is_plain, lines
-from fttune.errors import DataError, one_line
+from fttune.data.listing import SPLITS, Listing, Sample, lines
+from fttune.errors import DataError, is_one_line, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +109,7 @@ def _bad_values(frame: "pd.DataFrame", wanted: list[str]) -> Iterator[tuple[int,
         for index, value in _cells(frame, column):
             if not value.strip():
                 yield index, f"{column} is empty"
-            elif not is_plain(value):
+            elif not is_one_line(value):
                 yield index, f"{column} is {known.shown(value)}, but must have no control characters"
             elif len(value) > 1000:
                 yield index, f"{column} is {known.shown(value)}, but must have at most 1000 characters"
@@ -125,7 +125,7 @@ def _bad_paths(frame: "pd.DataFrame", folder: Path) -> Iterator[tuple[int, str]]
     seen: Counter[str] = Counter()
     for index, value in _cells(frame, "path"):
         seen[_name(value)] += 1
-        if not value.strip() or not is_plain(value):
+        if not value.strip() or not is_one_line(value):
             continue
         if seen[_name(value)] > 1:
             yield index, f"path {_cut(value)} stands twice"

@@ -67,10 +67,9 @@ def animated(root: Path) -> None:
     frames[0].save(pets(root) / "cat" / "film.webp", save_all=True, append_images=frames[1:])
 
 
-def copied(source: str, target: str, **classes):
+def copied(source: str, target: str):
     def make(root: Path) -> None:
-        top = pets(root, *classes.get("classes", ()))
-        (top / target).parent.mkdir(parents=True, exist_ok=True)
+        top = pets(root)
         shutil.copy(top / source, top / target)
 
     return make
@@ -84,6 +83,11 @@ def split_folder(root: Path) -> Path:
 def copies_across_splits(root: Path) -> None:
     top = split_folder(root)
     shutil.copy(top / "train/cat/0.png", top / "val/cat/copy.png")
+
+
+def copies_in_a_split(root: Path) -> None:
+    top = split_folder(root)
+    shutil.copy(top / "train/cat/0.png", top / "train/cat/copy.png")
 
 
 def near_copies(root: Path) -> None:
@@ -128,10 +132,9 @@ def one_class(root: Path) -> None:
 
 
 def too_few(root: Path) -> None:
-    for index in range(2):
-        (pets(root) / "dog" / f"{index + 4}.png").unlink()
-    for file in list((root / "pets" / "dog").iterdir())[:-2]:
-        file.unlink()
+    top = pets(root)
+    for index in range(1, 6):
+        (top / "dog" / f"{index}.png").unlink()
 
 
 def unlistable(root: Path) -> None:
@@ -145,7 +148,7 @@ FINDINGS = [
     ("empty file", cat("x.png", b""), "empty", 2),
     ("text as an image", cat("x.jpg", b"#!/bin/sh\nrm -rf /\n"), "no-image", 2),
     ("web page as an image", cat("x.png", b"<html>404</html>"), "no-image", 2),
-    ("PNG as JPEG", copied("cat/0.png", "cat/x.jpg"), "misnamed", 0),
+    ("PNG as JPEG", put(lambda f: picture(f).rename(f.with_suffix(".jpg"))), "misnamed", 0),
     ("a bomb of 40 gigapixels", cat("x.png", png(200_000)), "oversized", 2),
     ("90 megapixels", cat("x.png", png(9_500)), "oversized", 2),
     ("one pixel", put(lambda f: picture(f, (1, 1))), "one-pixel", 2),
@@ -157,7 +160,7 @@ FINDINGS = [
     ("floats", saved("F", "x.tif"), "broken", 2),
     ("rotated", rotated, "rotated", 0),
     ("several pictures", animated, "several-pictures", 0),
-    ("copies", copied("cat/0.png", "cat/x.png"), "copies", 0),
+    ("copies", copies_in_a_split, "copies", 0),
     ("copies in two classes", copied("cat/0.png", "dog/x.png"), "copies-across-classes", 2),
     ("copies in two splits", copies_across_splits, "copies-across-splits", 2),
     ("near copies in two splits", near_copies, "near-copies-across-splits", 0),
@@ -180,7 +183,7 @@ FINDINGS = [
     ("resource forks", put(picture, "__MACOSX/cat/0.png"), "hidden", 0),
     ("other files", cat("notes.txt", b"x"), "passed-over", 0),
     ("one class", one_class, "single-class", 2),
-    ("a class of two", too_few, "tiny-class", 2),
+    ("a class of one", too_few, "tiny-class", 2),
     ("empty class", put(Path.mkdir, "bird"), "empty-class", 2),
     ("splits with other classes", classes_of_val_differ, "classes-differ", 2),
     ("a folder beside the splits", stray_beside_train, "layout", 2),
@@ -193,7 +196,7 @@ CHECKS = [Case(f"check: {name}", make, CHECK, (rule,), code, on="stdout") for na
     Case("check: a folder that is a link to itself", unlistable, CHECK, ("pets", "must be a folder")),
     Case("check: name too long", Path.exists, ("data", "check", "x" * 5000), ("must be a folder",)),
     Case("check: data that is no folder", Path.exists, CHECK_OWN, ("data.source is digits, but only folders",)),
-    Case("check: the recipe's own split", too_few, CHECK_OWN, ("tiny-class", "dog (2)"), on="stdout"),
+    Case("check: the recipe's own split", too_few, CHECK_OWN, ("tiny-class", "dog (1)"), on="stdout"),
     Case(
         "check: a table",
         lambda r: table(r, rows() + "no.png,cat\n"),
@@ -224,9 +227,14 @@ REFUSED = [
     Case("train: control in a name", cat("a\x1b[2Jb.png", b"x"), TRAIN, ("a\\x1b[2Jb.png; rename",)),
     Case("train: name that is not UTF-8", put(picture, "cat/a\udcff.png"), TRAIN, ("cat/a\\udcff.png; rename",)),
     Case("train: one class", one_class, TRAIN, ("the data has 1 classes (cat), but a classifier needs two; add",)),
-    Case("train: a class of two", too_few, TRAIN, ("classes with too few images: dog (2)", "add images")),
+    Case("train: a class of one", too_few, TRAIN, ("classes with too few images: dog (1)", "add images")),
     Case("train: empty class", put(Path.mkdir, "bird"), TRAIN, ("has no image in bird", "fill or remove it")),
-    Case("train: splits with other classes", classes_of_val_differ, TRAIN, ("val has no images of dog", "bird")),
+    Case(
+        "train: splits with other classes",
+        classes_of_val_differ,
+        TRAIN,
+        ("train has no images of bird, but val has", "val has no images of dog", "add images"),
+    ),
     Case(
         "train: a folder beside the splits",
         stray_beside_train,
@@ -234,7 +242,12 @@ REFUSED = [
         ("has train/cat, as splits have, but also other",),
     ),
     Case("train: a folder beside near splits", stray_beside_near_splits, TRAIN, ("validation/cat, as splits have",)),
-    Case("train: a folder that is a link to itself", unlistable, TRAIN, ("pets, but cannot be read", "correct it")),
+    Case(
+        "train: a folder that is a link to itself",
+        unlistable,
+        TRAIN,
+        ("data.path is", "but cannot be read (Too many levels", "correct it"),
+    ),
     Case(
         "init: control in a name",
         cat("a\x1b[2Jb.png", b"x"),

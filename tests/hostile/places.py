@@ -40,7 +40,7 @@ def pets(root: Path, *classes: str, each: int = 6) -> Path:
     for label in classes or ("cat", "dog"):
         for index in range(each):
             picture(root / "pets" / label / f"{index}.png")
-    data = {"source": "folder", "path": "pets", "image_size": 16, "split": {"val": 0.3, "test": 0.3}}
+    data = {"source": "folder", "path": "pets", "image_size": 16, "split": {"val": 0.3, "test": 0.0}}
     recipe(root, data=data)
     return root / "pets"
 
@@ -48,7 +48,7 @@ def pets(root: Path, *classes: str, each: int = 6) -> Path:
 def table(root: Path, text: str | bytes) -> Path:
     """Write a table beside images of two classes, and the recipe for it."""
     pets(root)
-    recipe(root, data={"source": "csv", "path": "pets/table.csv", "image_size": 16})
+    recipe(root, data={"source": "csv", "path": "pets/table.csv", "image_size": 16, "split": {"val": 0.3, "test": 0.0}})
     file = root / "pets" / "table.csv"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     return file

@@ -16,6 +16,7 @@ from fttune.errors import ConfigError, Problem
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
 MAX_DIGITS = 30
+MAX_KEYS = 1_000  # of one mapping: for each that is unknown, a near name is looked for
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -111,6 +112,8 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: Any, deep: bool = True) -> dict[Any, Any]:
+        if len(node.value) > MAX_KEYS:
+            raise _marked(node.start_mark, f"a mapping of more than {MAX_KEYS} keys")
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):

@@ -80,7 +80,7 @@ FILES = [
     Case("very long key", text("k" * 900_000 + ": 1"), VALIDATE, ("tiny.yaml",)),
     Case("very long value", text("task: " + "k" * 900_000), VALIDATE, ("task", "must be classification", "...")),
     Case("60,000 keys", text(keys(60_000)), VALIDATE, ("line 1", "a mapping of more than 1000 keys")),
-    Case("900 unknown keys", text(keys(900)), VALIDATE, ("k99: unknown key", "and 803 more problems")),
+    Case("900 unknown keys", text(keys(900)), VALIDATE, ("k95: unknown key", "and 804 more problems")),
     Case("empty file", text(""), TRAIN, ("tiny.yaml", "is empty")),
     Case("a list", text("[1, 2]"), TRAIN, ("must be a mapping of fields",)),
     Case("two documents", text("seed: 1\n---\nseed: 2"), VALIDATE, ("one file holds one document",)),

@@ -17,15 +17,49 @@ FttuneError
 Interrupted                  a BaseException, so that no `except Exception` swallows it: exit 128 + signal
 """
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+SHOWN = 100  # problems of one file
+
+
+def printable(text: str, *, breaks: str = "\n") -> str:
+    """Return text with what could steer a terminal or pretend another line as escapes, all of `breaks` kept.
+
+    Those are control characters, line separators, changes of the writing direction, and bytes of names that are not
+    UTF-8.
+    """
+    return "".join(c if c in breaks or not _steers(c) else ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: str) -> str:
+    """Return text as `printable` does, line feeds as escapes too: a name of a file may hold some."""
+    return printable(text, breaks="")
+
+
+def is_one_line(text: str) -> bool:
+    """Return whether text is one line that every table, store and terminal takes as it is."""
+    return text.isprintable() or one_line(text) == text
+
+
+def _steers(character: str) -> bool:
+    if character.isprintable():
+        return False
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _BIDIRECTIONAL
+
+
+_BIDIRECTIONAL = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
 
 class FttuneError(Exception):
-    """Base of all errors; `str()` is the message for the user, `exit_code` the process's."""
+    """Base of all errors; `str()` is the message for the user, printable, `exit_code` the process's."""
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class BadInput(FttuneError):
@@ -46,9 +80,12 @@ class ConfigError(BadInput):
     """Every problem of one file, printed one per line as `file: field: rule, value`."""
 
     def __init__(self, file: str, problems: Iterable[Problem]) -> None:
-        self.file = file
+        self.file = file = one_line(file)
         self.problems = tuple(problems)
-        lines = [f"{file}: {p.field}: {p.message}" if p.field else f"{file}: {p.message}" for p in self.problems]
+        lines = [
+            f"{file}: {p.field}: {p.message}" if p.field else f"{file}: {p.message}" for p in self.problems[:SHOWN]
+        ]
+        lines += [f"{file}: and {len(self.problems) - SHOWN} more problems"] if len(self.problems) > SHOWN else []
         super().__init__("\n".join(lines))
 
 

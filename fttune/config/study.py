@@ -15,9 +15,10 @@ from fttune.config.distributions import Categorical, Choice, Distribution, Float
 from fttune.config.experiment import Experiment
 from fttune.config.known import one_of, shown
 from fttune.config.problems import raise_if_any
-from fttune.config.sections import COSTS, NAME, VAL_METRICS, Section, Seed, broken, val_metric
+from fttune.config.sections import COSTS, NAME, VAL_METRICS, Line, Section, Seed, broken, val_metric
 from fttune.config.space import Space
 from fttune.config.study_rules import study_problems
+from fttune.config.urls import SERVERS, STORES, require_kind
 
 
 class Trial(Protocol):
@@ -87,19 +88,22 @@ Pruner = Annotated[
 BY_EPOCHS = ("successive_halving", "hyperband")
 
 
-def _url(value: str) -> str:
-    if "://" not in value:
-        raise broken(f"must be a URL such as sqlite:///FILE or http://127.0.0.1:5000, got {shown(value)}")
-    return value
+def _store(value: str) -> str:
+    return require_kind(value, STORES)
 
 
-Url = Annotated[str, AfterValidator(_url)]
+def _tracking(value: str) -> str:
+    return require_kind(value, (*STORES, *SERVERS))
+
+
+Store = Annotated[Line, AfterValidator(_store)]
+Server = Annotated[Line, AfterValidator(_tracking)]
 
 
 class Tracking(Section):
     """Where MLflow keeps the runs; default: `MLFLOW_TRACKING_URI`, else SQLite under mlruns/."""
 
-    uri: Url | None = None
+    uri: Server | None = None
 
 
 class Retention(Section):
@@ -187,7 +191,7 @@ class Study(Section):
     confirm: Confirm = Field(default=Confirm(), exclude=True)
     retention: Retention = Field(default=Retention(), exclude=True)
     retries: int = Field(default=2, ge=0, exclude=True)
-    storage: Url | None = Field(default=None, exclude=True)
+    storage: Store | None = Field(default=None, exclude=True)
     tracking: Tracking = Field(default=Tracking(), exclude=True)
     name: str = Field(default="study", exclude=True, pattern=NAME)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fttune.config.known import shown
 from fttune.errors import BadInput, StoreError
 from fttune.files import obstacle
 
@@ -35,12 +36,19 @@ class Workspace:
         """Return the workspace of a directory (default: the current one).
 
         `mlruns` defaults to `FTTUNE_MLRUNS`, else `<root>/mlruns`; relative plugins lie in the current directory.
-        `cache_gb` (10^9 bytes) defaults to `FTTUNE_CACHE_GB`. Raises BadInput when that is no number from 0.
+        `cache_gb` (10^9 bytes) defaults to `FTTUNE_CACHE_GB`. Raises BadInput when that is no number from 0, or a
+        folder leads nowhere.
         """
         root = (root or Path.cwd()).resolve()
-        chosen = mlruns or Path(os.environ.get("FTTUNE_MLRUNS") or "mlruns")
+        chosen = root / (mlruns or Path(os.environ.get("FTTUNE_MLRUNS") or "mlruns"))
         files = tuple(file.resolve() for file in plugins)
-        return cls(root, (root / chosen).resolve(), files, _cache_bytes(cache_gb))
+        try:
+            chosen = chosen.resolve()
+            chosen.exists()
+        except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+            cause = getattr(error, "strerror", None) or "a link that leads to itself"
+            raise StoreError(f"{shown(str(chosen))}: cannot be used ({cause}); use --mlruns") from None
+        return cls(root, chosen, files, _cache_bytes(cache_gb))
 
     def require_writable(self) -> None:
         """Refuse a generated folder that cannot be made or written, without making it. Raises StoreError."""

@@ -23,6 +23,7 @@ from fttune.training.feeds import feeds_of, why_not_once
 from fttune.training.head_trainer import Trainer
 from fttune.training.heads import Heads
 from fttune.training.inputs import Inputs
+from fttune.training.memory import memory_errors_told
 from fttune.training.run import Run, prepare_run
 from fttune.training.training import (
     Solo,
@@ -137,6 +138,10 @@ class Cohort:
             return self._trained
 
     def _train(self) -> _Trained:
+        with memory_errors_told(self.experiments[0].training.batch_size):
+            return self._trained_now()
+
+    def _trained_now(self) -> _Trained:
         run = prepare_run(self.experiments[0], self.inputs)
         trainer = Trainer(run, self.experiments, self.monitors)
         found = _Trained.begin(run, len(self.experiments))

@@ -14,9 +14,11 @@ from fttune.training.checkpoints import CheckpointFolder
 from fttune.training.events import Described, EpochEnded, Event, FileSaved, Notice
 from fttune.training.inputs import Inputs
 from fttune.training.loop import train_mode, try_smallest_batch
+from fttune.training.memory import memory_errors_told
 from fttune.training.run import prepare_run
 from fttune.training.training import Solo, Training, monitored, require_validation
 
+MICRO_BATCHES = "fttune.micro_batches"  # the tag of a run whose batches did not fit into memory
 Verdict = Literal["go", "stop", "prune", "pause"]  # on a training after an epoch; stop ends it as complete
 
 
@@ -62,6 +64,7 @@ def fine_tune(
 
     Raises:
         Diverged: a loss or metric is NaN or infinite.
+        OutOfMemory: the recipe does not fit into memory, nor does it in micro-batches.
         BadInput: the device or precision is not to be had here, or the monitored metric not for these classes.
         WeightsError: the weights do not fit the backbone.
     """
@@ -103,7 +106,7 @@ class Fit:
         training is then closed, as it is after the result.
         """
         started = time.monotonic()
-        with ExitStack() as closing, self._kept_when_cut_short():
+        with memory_errors_told(), ExitStack() as closing, self._kept_when_cut_short():
             closing.callback(self._training.close)
             verdict = self._train(judge)
             self._seconds += time.monotonic() - started
@@ -126,6 +129,8 @@ class Fit:
             if training.notice is not None:
                 self._emit(Notice(training.notice))
         for ended in training.epochs():
+            if ended.micro_batches > max((epoch.micro_batches for epoch in self._epochs), default=1):
+                self._emit(Described({MICRO_BATCHES: str(ended.micro_batches)}))
             self._epochs.append(ended)
             self._emit(ended)
             for text in training.inputs.workbench.taken_notices():

@@ -16,6 +16,7 @@ from fttune.training.events import EpochEnded
 from fttune.training.feeds import feeds_of, why_not_once
 from fttune.training.inputs import Inputs
 from fttune.training.loop import Regime, TrainedEpoch, evaluate, train_epoch
+from fttune.training.memory import memory_errors_told
 from fttune.training.metrics import TOP_K
 from fttune.training.randomness import own_random_state
 from fttune.training.regime import Past, next_regime
@@ -54,7 +55,8 @@ class Solo:
         self.inputs = inputs
         self.best = BestEpoch(monitored(monitor or experiment.training.monitor, inputs))
         self.step_losses: list[float] = []
-        self.run = prepare_run(experiment, inputs)
+        with memory_errors_told(experiment.training.batch_size):
+            self.run = prepare_run(experiment, inputs)
         require_validation(experiment, self.run.policy, inputs)
         self.facts: Mapping[str, str] = described(self.run)
         self.about: Mapping[str, Any] = about(experiment, inputs)
@@ -112,7 +114,8 @@ class Solo:
         in_last = regime.span.index == len(run.policy.phases) - 1
         metrics["epoch_seconds"] = time.monotonic() - started
         unsettled = regime.span.first - 1 if in_last else epoch
-        return EpochEnded(epoch, metrics, unsettled=unsettled, phase=regime.span.index), trained
+        pieces = self._step.micro_batches
+        return EpochEnded(epoch, metrics, unsettled=unsettled, phase=regime.span.index, micro_batches=pieces), trained
 
     def _stops_early(self) -> bool:
         patience, first = self.run.experiment.training.early_stop_epochs, self._regime.span.first if self._regime else 1

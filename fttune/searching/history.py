@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from fttune.config import Study
 from fttune.config.distributions import Scalar
 from fttune.config.recipe import trial_digest
+from fttune.searching.constraints import shown_to_sampler
 from fttune.searching.memory import WriteThrough
 from fttune.searching.samplers import seen_by
 from fttune.searching.store import COUNTED, facts_of
@@ -112,7 +113,7 @@ class History:
         first = max(0, number - newest)
         older = (rank for _, rank in self._ranks if rank < first)
         kept = sorted(islice(older, best))
-        return lambda trials: [*(trials[rank] for rank in kept), *trials[first:]]
+        return lambda trials: shown_to_sampler([*(trials[rank] for rank in kept), *trials[first:]], self._study)
 
     def _waiting(self) -> list[int]:
         self._update()

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from fttune.config import Study
 from fttune.config.distributions import encoded
 from fttune.errors import TooManyFailures
+from fttune.searching.constraints import record_memory, unused_constraints
 from fttune.searching.executors import Asked, Executor, Handle, Outcome
 from fttune.searching.history import History
 from fttune.searching.pruning import Pruning, pruning_of
@@ -227,7 +228,9 @@ def _told(trial: Trial, outcome: Outcome, seconds: float, recipe: str | None) ->
         recipe=recipe,
     )
     _record(trial, facts)
-    _tell(trial, outcome)
+    record_memory(trial, ran_out=outcome.state == "out_of_memory")
+    with unused_constraints():
+        _tell(trial, outcome)
     return outcome
 
 
@@ -242,7 +245,7 @@ def _tell(trial: Trial, outcome: Outcome) -> None:
     elif outcome.state == "failed":
         trial.study.tell(trial, state=TrialState.FAIL)
     else:
-        if outcome.state == "diverged":
+        if outcome.state in ("diverged", "out_of_memory"):
             # Optuna gives a pruned trial its last report as value; a NaN there leaves it without one, as it should be.
             # With several objectives it knows of no report, and gives none.
             last = trial.storage.get_trial(trial._trial_id).last_step

@@ -6,6 +6,7 @@ activations are kept. Each training has its own lr, momentum, weight decay and s
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -15,7 +16,7 @@ from torch import nn
 
 from fttune.config import Experiment
 from fttune.config.policy import Policy, resolve
-from fttune.errors import Diverged
+from fttune.errors import Diverged, OutOfMemory
 from fttune.models.tensor_file import Shared
 from fttune.training.checkpoints import BestEpoch, Snapshot
 from fttune.training.events import EpochEnded
@@ -83,12 +84,13 @@ def plan(
 
 def _largest_cohort(experiment: Experiment, inputs: Inputs) -> int:
     """Return of how many trainings the heads may be kept after every epoch; 1 where the head is not one Linear."""
-    run = prepare_run(experiment, inputs)
-    run.close()
-    if not (run.runs_by_stages and isinstance(run.head, nn.Linear) and len(run.backbone.cut.head.steps) == 1):
-        return 1
-    each = sum(p.numel() * p.element_size() for p in run.head.parameters()) * experiment.training.epochs
-    return max(1, HISTORY_BYTES // each)
+    with suppress(OutOfMemory), memory_errors_told():  # each training will say so itself
+        run = prepare_run(experiment, inputs)
+        run.close()
+        if run.runs_by_stages and isinstance(run.head, nn.Linear) and len(run.backbone.cut.head.steps) == 1:
+            each = sum(p.numel() * p.element_size() for p in run.head.parameters()) * experiment.training.epochs
+            return max(1, HISTORY_BYTES // each)
+    return 1
 
 
 @dataclass(frozen=True)
@@ -137,11 +139,8 @@ class Cohort:
             self._trained = self._trained or self._train()
             return self._trained
 
+    @memory_errors_told()
     def _train(self) -> _Trained:
-        with memory_errors_told(self.experiments[0].training.batch_size):
-            return self._trained_now()
-
-    def _trained_now(self) -> _Trained:
         run = prepare_run(self.experiments[0], self.inputs)
         trainer = Trainer(run, self.experiments, self.monitors)
         found = _Trained.begin(run, len(self.experiments))

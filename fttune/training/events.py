@@ -67,7 +67,7 @@ class ModelSaved:
 
 @dataclass(frozen=True)
 class RunClosed:
-    """A run ends: complete, pruned, failed, diverged or interrupted."""
+    """A run ends: complete, pruned, failed, diverged, out_of_memory or interrupted."""
 
     state: str
     tags: Mapping[str, str] = field(default_factory=dict)

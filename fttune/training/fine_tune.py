@@ -176,6 +176,7 @@ class Fit:
             self._emit(FileSaved(file, "checkpoint"))
 
 
+@memory_errors_told()
 def check_recipe(experiment: Experiment, inputs: Inputs, *, monitor: str | None = None) -> None:
     """Refuse what cannot run before anything is written. Raises BadInput or WeightsError as `fine_tune` does."""
     monitored(monitor or experiment.training.monitor, inputs)

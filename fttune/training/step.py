@@ -102,17 +102,16 @@ class Step:
 
     def _before(self) -> Before:
         """Return what a failed try must not leave moved; norm statistics, where the whole batch may be tried again."""
-        module, again = self._run.backbone.module, self._graph is not None
-        names = tied_to_batch(module) if again else ()
+        module = self._run.backbone.module
+        names = tied_to_batch(module) if self._graph is not None else ()
         statistics = (buffer for name in names for buffer in module.get_submodule(name).buffers())
         return Before.of(self._run.device.device, statistics)
 
     def _make_room(self, size: int, missing: str) -> None:
         """Free what can be freed, after `size` samples at once did not fit; without a graph that helps, halve them."""
-        graph, self._graph, self._replays = self._graph, None, False
+        replayed = self._graph is not None
+        self._graph, self._replays = None, False
         self._run.optimizer.zero_grad(set_to_none=True)
-        replayed = graph is not None
-        del graph
         free_cached(self._run.device.device)
         if replayed:
             text = "training steps are not replayed as a CUDA graph any more, whose memory is needed"

@@ -51,12 +51,12 @@ class Training(Protocol):
 class Solo:
     """A training with a model of its own."""
 
+    @memory_errors_told()
     def __init__(self, experiment: Experiment, inputs: Inputs, *, monitor: str | None = None) -> None:
         self.inputs = inputs
         self.best = BestEpoch(monitored(monitor or experiment.training.monitor, inputs))
         self.step_losses: list[float] = []
-        with memory_errors_told(experiment.training.batch_size):
-            self.run = prepare_run(experiment, inputs)
+        self.run = prepare_run(experiment, inputs)
         require_validation(experiment, self.run.policy, inputs)
         self.facts: Mapping[str, str] = described(self.run)
         self.about: Mapping[str, Any] = about(experiment, inputs)

@@ -28,7 +28,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended; `value` belongs to complete trials, `cause` to those that failed, diverged or ran out of memory.
+    """How a trial ended; `value` belongs to complete trials, `cause` to failed, diverged and out-of-memory ones.
 
     `others` are the values of the study's further objectives, in their order, where it has several.
     A paused one has not ended: submitted again it goes on, its judge asked anew about the epoch after which it paused.

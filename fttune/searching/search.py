@@ -14,11 +14,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from fttune.config import Study
 from fttune.config.distributions import encoded
 from fttune.errors import TooManyFailures
+from fttune.searching.avoiding import Avoiding
 from fttune.searching.constraints import record_memory, unused_constraints
 from fttune.searching.executors import Asked, Executor, Handle, Outcome
 from fttune.searching.history import History
 from fttune.searching.pruning import Pruning, pruning_of
-from fttune.searching.samplers import sampler_for
+from fttune.searching.samplers import drawing_sampler_for, sampler_for
 from fttune.searching.store import FACTS, TrialFacts, facts_of
 
 MAX_REPEATS = 3
@@ -170,7 +171,11 @@ def _proposing(study: Study, stored: optuna.Study, history: History, number: int
 
     What is asked within is stored at the end, at once.
     """
-    stored.sampler = sampler_for(study, number, at_random=history.repeats(number) > MAX_REPEATS)
+    sampler = sampler_for(study, number, at_random=history.repeats(number) > MAX_REPEATS)
+    if history.ran_out:
+        instead, order = drawing_sampler_for(study, number), study.searched.order
+        sampler = Avoiding(sampler, instead, failed=history.ran_out, order=order)
+    stored.sampler = sampler
     with history.memory.asking(history.seen(number)):
         yield
 

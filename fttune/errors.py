@@ -10,6 +10,7 @@ FttuneError
 │   └── StoreError           mlruns/ moved or unreadable
 └── WorkFailed               exit 1: the input was fine, the work was not
     ├── Diverged             a loss or metric became NaN or infinite
+    ├── OutOfMemory          a recipe does not fit into the memory of its device, or of the machine
     ├── TooManyFailures      `budget.max_failed` trials in a row failed
     ├── StudyBusy            another process searches this study
     └── TrackingFailed       MLflow did not take what was logged
@@ -119,6 +120,10 @@ class WorkFailed(FttuneError):
 
 class Diverged(WorkFailed):
     """A loss or metric became NaN or infinite."""
+
+
+class OutOfMemory(WorkFailed):
+    """A recipe does not fit into memory, whole or in pieces; says how much was asked, batch size and way out."""
 
 
 class TooManyFailures(WorkFailed):

@@ -18,13 +18,15 @@ from fttune.config.data import CrossValidation
 from fttune.config.fingerprint import digest, experiment_identity
 from fttune.config.load import find_experiment
 from fttune.config.workspace import Workspace
-from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
+from fttune.errors import BadInput, Diverged, FttuneError, Interrupted, OutOfMemory
 from fttune.training import CheckpointFolder, FineTuneResult, Inputs, check_recipe, prepare
 from fttune.training import fine_tune as run_recipe
 from fttune.training.events import EpochEnded, Event, EventLog, Notice, RunClosed, RunOpened
 
 if TYPE_CHECKING:
     from torch import nn
+
+_STATES: dict[type[FttuneError], str] = {Diverged: "diverged", OutOfMemory: "out_of_memory"}  # others failed
 
 
 def fine_tune(
@@ -49,6 +51,7 @@ def fine_tune(
     Raises:
         BadInput: data, weights or device cannot be used.
         Diverged: a loss or metric became NaN or infinite.
+        OutOfMemory: the recipe does not fit into memory, nor does it in micro-batches.
     """
     workspace = workspace or Workspace.at()
     if backbone is not None:
@@ -196,7 +199,7 @@ def tracked(
         closed = RunClosed("interrupted")
         raise
     except FttuneError as error:
-        closed = RunClosed("diverged" if isinstance(error, Diverged) else "failed", {"fttune.cause": str(error)})
+        closed = RunClosed(_STATES.get(type(error), "failed"), {"fttune.cause": str(error)})
         raise
     finally:
         session.log.append(run, closed)

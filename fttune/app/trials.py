@@ -19,7 +19,7 @@ from fttune.config.depth import DEPTH, resolved_depth
 from fttune.config.distributions import Categorical, Float, Int
 from fttune.config.experiment import flatten
 from fttune.config.sections import COSTS, MEMORY, PARAMETERS, SECONDS
-from fttune.errors import Diverged, FttuneError, Interrupted
+from fttune.errors import Diverged, FttuneError, Interrupted, OutOfMemory
 from fttune.searching import Asked, Outcome
 from fttune.training import (
     CheckpointFolder,
@@ -35,6 +35,7 @@ from fttune.training import (
     fold_ended,
     in_fold,
     is_member,
+    memory_errors_told,
     over_folds,
     plan,
 )
@@ -181,7 +182,10 @@ class Trials:
         with self._closed_when_interrupted(cohort), ThreadPoolExecutor(WRITERS) as pool:
             self._open(cohort[0], self._params(cohort[0]))
             first = self._finished(*works[0])
-            quiet = not self._measures and first[0].state != "failed"  # nothing may disturb what is measured
+            quiet = not self._measures and first[0].state not in (
+                "failed",
+                "out_of_memory",
+            )  # nothing may disturb what is measured
             members = all(map(is_member, chain.from_iterable(begins)))
             side_by_side = pool.map if quiet and members else map
             ended = chain([first], side_by_side(lambda work: self._finished(*work), works[1:]))
@@ -215,11 +219,15 @@ class Trials:
             raise
         except Diverged as error:
             return Outcome("diverged", cause=str(error)), RunClosed("diverged", {"fttune.cause": "diverged"})
+        except OutOfMemory as error:
+            closed = RunClosed("out_of_memory", {"fttune.cause": "out_of_memory"})
+            return Outcome("out_of_memory", cause=str(error)), closed
         except (Exception, SystemExit) as error:  # noqa: BLE001 (the trial boundary: recorded, the search goes on)
             with suppress(OSError):  # a full disk may be what it is about
                 emit(FileSaved(write_traceback(self.session.files_of(self._key(asked)), error), ""))
             return ended_by(error)
 
+    @memory_errors_told()
     def _fitted(self, asked: Asked, experiment: Experiment, begin: Begin, emit: Emit) -> FineTuneResult | None:
         """Train, or go on where the trial paused; return None when it pauses."""
         _, fit = self._paused.pop(asked.number, (asked, None))
@@ -230,6 +238,7 @@ class Trials:
             self._paused[asked.number] = asked, fit
         return result
 
+    @memory_errors_told()
     def _cross_validated(self, asked: Asked, begins: Sequence[Begin], emit: Emit) -> FineTuneResult:
         """Train in fold after fold, each reported when it ends; the checkpoint is that of the best one."""
         results: list[FineTuneResult] = []
@@ -252,6 +261,7 @@ class Trials:
             emit(FileSaved(file, "checkpoint"))
         return over_folds(results, "pruned" if verdict == "prune" else "complete")
 
+    @memory_errors_told()
     def _outcome(self, experiment: Experiment, result: FineTuneResult) -> Outcome:
         complete = result.state == "complete"
         return Outcome(

@@ -15,10 +15,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from fttune.config import Study
 from fttune.config.distributions import encoded
 from fttune.errors import TooManyFailures
+from fttune.searching.avoiding import Avoiding
+from fttune.searching.constraints import record_memory, unused_constraints
 from fttune.searching.executors import Asked, Executor, Handle, Outcome
 from fttune.searching.history import History
 from fttune.searching.pruning import Pruning, pruning_of
-from fttune.searching.samplers import sampler_for
+from fttune.searching.samplers import drawing_sampler_for, sampler_for
 from fttune.searching.store import FACTS, TrialFacts, facts_of
 from fttune.training import Verdict
 
@@ -186,7 +188,11 @@ def _proposing(study: Study, stored: optuna.Study, history: History, number: int
 
     What is asked within is stored at the end, at once.
     """
-    stored.sampler = sampler_for(study, number, at_random=history.repeats(number) > MAX_REPEATS)
+    sampler = sampler_for(study, number, at_random=history.repeats(number) > MAX_REPEATS)
+    if history.ran_out:
+        instead, order = drawing_sampler_for(study, number), study.searched.order
+        sampler = Avoiding(sampler, instead, failed=history.ran_out, order=order)
+    stored.sampler = sampler
     with history.memory.asking(history.seen(number)):
         yield
 
@@ -244,7 +250,9 @@ def _told(trial: Trial, outcome: Outcome, seconds: float, recipe: str | None) ->
         recipe=recipe,
     )
     _record(trial, facts)
-    _tell(trial, outcome)
+    record_memory(trial, ran_out=outcome.state == "out_of_memory")
+    with unused_constraints():
+        _tell(trial, outcome)
     return outcome
 
 
@@ -259,7 +267,7 @@ def _tell(trial: Trial, outcome: Outcome) -> None:
     elif outcome.state == "failed":
         trial.study.tell(trial, state=TrialState.FAIL)
     else:
-        if outcome.state == "diverged":
+        if outcome.state in ("diverged", "out_of_memory"):
             # Optuna gives a pruned trial its last report as value; a NaN there leaves it without one, as it should be.
             # With several objectives it knows of no report, and gives none.
             last = trial.storage.get_trial(trial._trial_id).last_step

@@ -47,6 +47,7 @@ STATUS = {
     "pruned": "KILLED",
     "interrupted": "KILLED",
     "diverged": "FAILED",
+    "out_of_memory": "FAILED",
     "failed": "FAILED",
 }
 MAX_BATCH = 100  # params or tags of one request

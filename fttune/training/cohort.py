@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fttune.config import Experiment
 from fttune.config.policy import Policy, resolve
-from fttune.errors import Diverged, Interrupted
+from fttune.errors import Diverged, Interrupted, OutOfMemory
 from fttune.interruption import uninterrupted
 from fttune.models.tensor_file import Shared
 from fttune.training import resume
@@ -29,6 +29,7 @@ from fttune.training.feeds import feeds_of, why_not_once
 from fttune.training.head_trainer import Trainer
 from fttune.training.heads import Heads
 from fttune.training.inputs import Inputs
+from fttune.training.memory import memory_errors_told
 from fttune.training.resume import Kept, State, owner_of, prefixed, unprefixed
 from fttune.training.run import Run, prepare_run
 from fttune.training.training import (
@@ -91,12 +92,13 @@ def plan(
 
 def _largest_cohort(experiment: Experiment, inputs: Inputs) -> int:
     """Return of how many trainings the heads may be kept after every epoch; 1 where the head is not one Linear."""
-    run = prepare_run(experiment, inputs)
-    run.close()
-    if not (run.runs_by_stages and isinstance(run.head, nn.Linear) and len(run.backbone.cut.head.steps) == 1):
-        return 1
-    each = sum(p.numel() * p.element_size() for p in run.head.parameters()) * experiment.training.epochs
-    return max(1, HISTORY_BYTES // each)
+    with suppress(OutOfMemory), memory_errors_told():  # each training will say so itself
+        run = prepare_run(experiment, inputs)
+        run.close()
+        if run.runs_by_stages and isinstance(run.head, nn.Linear) and len(run.backbone.cut.head.steps) == 1:
+            each = sum(p.numel() * p.element_size() for p in run.head.parameters()) * experiment.training.epochs
+            return max(1, HISTORY_BYTES // each)
+    return 1
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ class Cohort:
             self._trained = self._trained or self._train()
             return self._trained
 
+    @memory_errors_told()
     def _train(self) -> _Trained:
         run = prepare_run(self.experiments[0], self.inputs)
         trainer = Trainer(run, self.experiments, self.monitors)

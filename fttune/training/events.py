@@ -39,7 +39,7 @@ class EpochEnded:
     """Metrics of one epoch, counted from 1; `unix_ms` is when it ended.
 
     `unsettled` is how many of the epochs so far lie before the last phase of the policy, `phase` the place of its own
-    phase there, from 0.
+    phase there, from 0. `micro_batches` is how many pieces a batch was made of at its end, for lack of memory.
     """
 
     epoch: int
@@ -47,6 +47,7 @@ class EpochEnded:
     unix_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     unsettled: int = 0
     phase: int = 0
+    micro_batches: int = 1
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class ModelSaved:
 
 @dataclass(frozen=True)
 class RunClosed:
-    """A run ends: complete, pruned, failed, diverged or interrupted."""
+    """A run ends: complete, pruned, failed, diverged, out_of_memory or interrupted."""
 
     state: str
     tags: Mapping[str, str] = field(default_factory=dict)

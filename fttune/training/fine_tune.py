@@ -15,10 +15,12 @@ from fttune.training.checkpoints import CheckpointFolder
 from fttune.training.events import Described, EpochEnded, Event, FileSaved, Notice
 from fttune.training.inputs import Inputs
 from fttune.training.loop import train_mode, try_smallest_batch
+from fttune.training.memory import memory_errors_told
 from fttune.training.resume import Kept, State
 from fttune.training.run import prepare_run
 from fttune.training.training import Solo, Training, monitored, require_validation
 
+MICRO_BATCHES = "fttune.micro_batches"  # the tag of a run whose batches did not fit into memory
 Verdict = Literal["go", "stop", "prune", "pause"]  # on a training after an epoch; stop ends it as complete
 
 
@@ -64,6 +66,7 @@ def fine_tune(
 
     Raises:
         Diverged: a loss or metric is NaN or infinite.
+        OutOfMemory: the recipe does not fit into memory, nor does it in micro-batches.
         BadInput: the device or precision is not to be had here, or the monitored metric not for these classes.
         WeightsError: the weights do not fit the backbone.
     """
@@ -106,7 +109,7 @@ class Fit:
         a process that was killed. Raises as `fine_tune`; the training is then closed, as it is after the result.
         """
         self._since = time.monotonic()
-        with ExitStack() as closing, self._kept_when_cut_short():
+        with memory_errors_told(), ExitStack() as closing, self._kept_when_cut_short():
             closing.callback(self._training.close)
             verdict = self._train(judge)
             if verdict == "pause":
@@ -130,6 +133,8 @@ class Fit:
         if training.ended and (verdict := judge(training.ended[-1])) != "go":
             return verdict
         for ended in training.epochs():
+            if ended.micro_batches > max((epoch.micro_batches for epoch in training.ended[:-1]), default=1):
+                self._emit(Described({MICRO_BATCHES: str(ended.micro_batches)}))
             self._emit(ended)
             for text in training.inputs.workbench.taken_notices():
                 self._emit(Notice(text))
@@ -206,6 +211,7 @@ class Fit:
             self._emit(FileSaved(file, "checkpoint"))
 
 
+@memory_errors_told()
 def check_recipe(experiment: Experiment, inputs: Inputs, *, monitor: str | None = None) -> None:
     """Refuse what cannot run before anything is written. Raises BadInput or WeightsError as `fine_tune` does."""
     monitored(monitor or experiment.training.monitor, inputs)

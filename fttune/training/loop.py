@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -161,15 +162,26 @@ def try_smallest_batch(run: Run) -> None:
 
 
 def evaluate(feeds: Mapping[str, Feed]) -> dict[str, float]:
-    """Return the metrics of the validation split, and those under other shifts by their names; empty without one."""
+    """Return the metrics of the validation split, and those under other shifts by their names; empty without one.
+
+    Raises:
+        OutOfMemory: one sample at a time is too many.
+    """
     metrics: dict[str, float] = {}
     for name, feed in feeds.items():
         run = feed.run
         run.backbone.module.eval()
-        size = max(run.device.evaluation_batch, run.experiment.training.batch_size)
-        with torch.inference_mode(), run.device.autocast():
-            batches = feed.batches(torch.split(feed.split.samples, size))
-            pairs = [(run.backbone.outputs(x, after=feed.after).logits, truth) for x, truth in batches]
-            logits, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
-            metrics |= split_metrics(logits, labels, split=name)
+        wanted = max(run.device.evaluation_batch, run.experiment.training.batch_size)
+        evaluated = partial(_evaluated, name, feed)
+        metrics |= run.inputs.workbench.evaluation.fit(min(wanted, len(feed.split)), evaluated, run.backbone.module)
     return metrics
+
+
+def _evaluated(name: str, feed: Feed, at_once: int) -> dict[str, float]:
+    """Return the metrics of a split under its name, from at most so many samples at once."""
+    run = feed.run
+    with torch.inference_mode(), run.device.autocast():
+        batches = feed.batches(torch.split(feed.split.samples, at_once))
+        pairs = [(run.backbone.outputs(x, after=feed.after).logits, truth) for x, truth in batches]
+        logits, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
+        return split_metrics(logits, labels, split=name)

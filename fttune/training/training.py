@@ -17,6 +17,7 @@ from fttune.training.events import EpochEnded
 from fttune.training.feeds import feeds_of, why_not_once
 from fttune.training.inputs import Inputs
 from fttune.training.loop import Regime, SoFar, TrainedEpoch, evaluate, train_epoch
+from fttune.training.memory import memory_errors_told
 from fttune.training.metrics import TOP_K
 from fttune.training.randomness import own_random_state
 from fttune.training.regime import Past, next_regime
@@ -59,6 +60,7 @@ class Training(Protocol):
 class Solo:
     """A training with a model of its own."""
 
+    @memory_errors_told()
     def __init__(self, experiment: Experiment, inputs: Inputs, *, monitor: str | None = None) -> None:
         self.inputs = inputs
         self.best = BestEpoch(monitored(monitor or experiment.training.monitor, inputs))
@@ -162,7 +164,8 @@ class Solo:
         in_last = regime.span.index == len(run.policy.phases) - 1
         metrics["epoch_seconds"] = time.monotonic() - started
         unsettled = regime.span.first - 1 if in_last else epoch
-        return EpochEnded(epoch, metrics, unsettled=unsettled, phase=regime.span.index), trained
+        pieces = self._step.micro_batches
+        return EpochEnded(epoch, metrics, unsettled=unsettled, phase=regime.span.index, micro_batches=pieces), trained
 
     def _stops_early(self) -> bool:
         patience, first = self.run.experiment.training.early_stop_epochs, self._regime.span.first if self._regime else 1

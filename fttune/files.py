@@ -1,8 +1,10 @@
 """Write files so that no half file is ever visible under its name. Standard library only."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,18 @@ def private_file(file: Path) -> None:
     """Make an empty file that its owner alone can read; one that is there keeps its mode, and its content."""
     with suppress(OSError):  # it is there; where it cannot be made, whoever opens it says so
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def second_name(file: Path, folder: Path) -> Path:
+    """Give a file a second name in another folder, or copy it where the file system has no links; return that one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / file.name
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(file)
+    except OSError:
+        write_atomically(target, partial(shutil.copyfile, file))
+    return target
 
 
 def release(file: Path) -> None:

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     import optuna
 
 TRACEBACK = "traceback.txt"
-PASSING = (OSError, MemoryError, *attempts.STORE_FAILURES)
-_NO_MEMORY = "DefaultCPUAllocator"  # torch raises a RuntimeError that names it
+PASSING = (OSError, *attempts.STORE_FAILURES)
 
 
 class Watch(Protocol):
@@ -108,8 +107,8 @@ class Attempts:
 def ended_by(error: BaseException) -> tuple[Outcome, RunClosed]:
     """Return how a trial ends by what it raised: failed, or interrupted by what may have passed at the next attempt."""
     cause = str(error) if isinstance(error, FttuneError) else f"{type(error).__name__}: {error}"
-    passing = isinstance(error, PASSING) or (isinstance(error, RuntimeError) and _NO_MEMORY in str(error))
-    return Outcome("failed", cause=cause), RunClosed("interrupted" if passing else "failed", {"fttune.cause": cause})
+    state = "interrupted" if isinstance(error, PASSING) else "failed"
+    return Outcome("failed", cause=cause), RunClosed(state, {"fttune.cause": cause})
 
 
 def write_traceback(folder: Path, error: BaseException) -> Path:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fttune import searching
-from fttune.app.session import Display, Session, delivered_on_interruption, open_session
+from fttune.app.session import Display, Session, open_session, settled
 from fttune.app.studies import inputs_of, is_finished, run_tags, stored_study
 from fttune.app.tested import FOLDER, Said, write_predictions, write_worst
 from fttune.app.train import inputs_key, shared_inputs, tracked
@@ -59,7 +59,7 @@ def confirm(study: Study, *, workspace: Workspace | None = None, display: Displa
         if not is_finished(stored):
             raise BadInput(f"study {stored.study_name} is unfinished; run `fttune search` on it to its end first")
         chosen = candidates(study, stored)
-        with searching.study_lock(study.name, locks=workspace.locks), delivered_on_interruption(session):
+        with searching.study_lock(study.name, locks=workspace.locks), settled(session):
             session.uploader.open()
             return _Confirming(study, session, stored, {inputs_key(study.experiment): inputs}).run(chosen)
 
@@ -118,7 +118,7 @@ class _Confirming:
             found = self._tested(self._named(chosen, seeds, values))
         finally:
             self.session.log.append(parent, RunClosed("complete"))  # as the search left it
-        self.session.deliver(parent)
+        self.session.deliver()
         self.stored.set_user_attr(CONFIRMATION, found.as_json())
         return found
 
@@ -222,7 +222,7 @@ class _Confirming:
             return found
         opened = (*self._openings(), datetime.now().astimezone().isoformat(" ", "seconds"))
         self.session.log.append(found.study, Described({OPENED: "; ".join(opened)}))
-        self.session.uploader.flush()  # it is on record before it happens
+        self.session.deliver()  # it is on record before it happens
         part = self._test_part(base)
         finite = [one for one in found.candidates if None not in one.val]
         said = {one.name: self._said(one.trial, found.seeds, part) for one in finite}
@@ -284,7 +284,7 @@ class _Confirming:
 
     @property
     def _folder(self) -> Path:
-        return self.session.files_of(f"{self.stored.study_name}/confirm")
+        return self.session.files_of(self.stored.study_name)
 
     @property
     def _classes(self) -> tuple[str, ...]:

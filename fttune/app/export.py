@@ -106,7 +106,7 @@ def _final(study: Study, stored: "optuna.Study", trial: int | None, workspace: W
 def _write_model(checkpoint: Path, kind: Kind, out: Path, *, plugins: Sequence[Path]) -> None:
     size = read_sidecar(checkpoint)["preprocessing"]["crop"]
     if kind == "mlflow":
-        from fttune.tracking.store import save_model
+        from fttune.tracking.models import save_model
 
         save_model(out, checkpoint, image_size=size, plugins=plugins)
         return

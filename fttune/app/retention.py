@@ -49,7 +49,7 @@ class Retained:
                 self._expire(expired.number)
 
     def settle(self) -> None:
-        """Do that for the last trials too, and wait until it is done. Raises TrackingFailed."""
+        """Do that for the last trials too, and remember it. Raises TrackingFailed."""
         self.update()
         if self._through > self._settled:
             self._remember()
@@ -60,7 +60,7 @@ class Retained:
         return min(self._unfinished, default=self._size)
 
     def _remember(self) -> None:
-        self.session.uploader.flush()
+        self.session.deliver()
         self._settled = self._through
         self.stored.set_user_attr(SETTLED, json.dumps([self.study.retention.keep, self._settled]))
 

@@ -1,14 +1,17 @@
 """A study from its file to its winner: the only place where Optuna's trials and MLflow's runs meet."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fttune import searching
 from fttune.app.attempts import Attempts, Watch
 from fttune.app.provenance import provenance
 from fttune.app.retention import Retained
-from fttune.app.session import Display, Session, delivered_on_interruption, open_session
+from fttune.app.session import TRACKING, Display, Session, open_session, settled
 from fttune.app.studies import CLOSED, checkpoint_of, identity_of, is_finished, lost_checkpoint
 from fttune.app.train import inputs_key, prepare_in
 from fttune.app.trials import Trials
@@ -20,7 +23,8 @@ from fttune.config.fingerprint import Identity, differences, digest
 from fttune.config.known import backbones
 from fttune.config.sections import VAL_METRICS
 from fttune.config.workspace import Workspace
-from fttune.errors import BadInput, FttuneError, Interrupted
+from fttune.errors import BadInput, FttuneError, Interrupted, TrackingFailed
+from fttune.files import second_name
 from fttune.report.folds import write_folds
 from fttune.searching import Asked, Outcome
 from fttune.training import Costs, Inputs, check_recipe, choose_device, library_versions
@@ -64,7 +68,7 @@ def search(
         inputs = prepare_in(session, study.experiment, evaluation=study.evaluation)
         require_searchable(study, inputs)
         identity = identity_of(study, inputs)
-        with searching.study_lock(study.name, locks=workspace.locks), delivered_on_interruption(session):
+        with searching.study_lock(study.name, locks=workspace.locks), settled(session):
             session.uploader.open()  # refuses a store that cannot be used, before any work
             storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
             stored = searching.open_study(study, storage, identity, new=new)
@@ -130,7 +134,7 @@ def _costs(session: Session, stored: "optuna.Study") -> Costs:
     return Costs(
         stored.user_attrs.get(COSTS),
         keep=lambda figures: stored.set_user_attr(COSTS, figures),
-        settle=session.uploader.flush,
+        settle=session.settle,
     )
 
 
@@ -139,8 +143,18 @@ def _compare_stores(session: Session, study: Study, stored: "optuna.Study") -> N
     tags = {"fttune.kind": "study", STUDY_ID: str(stored.user_attrs[searching.ID])}
     if not (counted := searching.counted(stored)):
         return
-    if session.uploader.ask(lambda store: store.find_run(study.experiment.name, tags)) is None:
-        session.notice(stored.study_name, f"{counted} earlier trials are not in this MLflow; --new runs them anew")
+    with _left_out(session, "whether it has the earlier trials is not known"):
+        if session.uploader.ask(lambda store: store.find_run(study.experiment.name, tags)) is None:
+            session.notice(stored.study_name, f"{counted} earlier trials are not in this MLflow; --new runs them anew")
+
+
+@contextmanager
+def _left_out(session: Session, what: str) -> Iterator[None]:
+    """Go on without what MLflow would be asked when it does not answer, and say so."""
+    try:
+        yield
+    except TrackingFailed as error:
+        session.notice(TRACKING, f"{error}; {what}")
 
 
 @dataclass
@@ -238,20 +252,34 @@ class _Search:
     def _crown(self, best: "optuna.trial.FrozenTrial") -> RunClosed:
         """Log the best trial's model on the parent run."""
         parent, experiment = self.stored.study_name, self.study.recipe(best.params)
-        checkpoint = checkpoint_of(self.session, self.study, self.stored, best.number)
+        checkpoint = self._best_checkpoint(best.number)
         if checkpoint is None:
-            why = lost_checkpoint(self.session, self.study, self.stored, best.number)
-            self.session.notice(parent, f"the best trial's model is not logged: {why}")
+            with _left_out(self.session, "the best trial's model is not logged"):
+                why = lost_checkpoint(self.session, self.study, self.stored, best.number)
+                self.session.notice(parent, f"the best trial's model is not logged: {why}")
         else:
             model = ModelSaved(checkpoint, experiment.data.image_size, self.session.workspace.plugins)
             self.session.log.append(parent, model)
         return RunClosed("complete", {"fttune.best_trial": str(best.number)}, {"best_value": best.values[0]})
 
+    def _best_checkpoint(self, number: int) -> Path | None:
+        """Return a trial's checkpoint from MLflow; while that does not answer, the file that waits for it."""
+        with _left_out(self.session, "the best trial's model is made of the checkpoint that waits here"):
+            return checkpoint_of(self.session, self.study, self.stored, number)
+        waiting = self.session.uploader.waiting_files(f"{self.stored.study_name}/{number}")
+        kept = self.session.files_of(
+            self.stored.study_name
+        )  # the trial's own folder is dropped before the model is made
+        files = {file.name: second_name(file, kept) for file in waiting if file.stem == "best"}
+        return files.get("best.safetensors")
+
     def _remember_closed(self, best: "list[optuna.trial.FrozenTrial]") -> None:
         runs = [f"{self.stored.study_name}/{trial.number}" for trial in best[:COMPARED_RUNS]]
         name = self.study.experiment.name
-        path = self.session.uploader.ask(lambda store: store.comparison(name, runs, {STUDY_ID: self.trials.id}))
-        self.session.deliver(self.stored.study_name)
+        path = None
+        with _left_out(self.session, "the page that compares the best runs is not known"):
+            path = self.session.uploader.ask(lambda store: store.comparison(name, runs, {STUDY_ID: self.trials.id}))
+        self.session.deliver()
         self.retained.settle()
         closed = {"trials": searching.counted(self.stored), "compare": path}
         self.stored.set_user_attr(CLOSED, json.dumps(closed))

@@ -89,7 +89,7 @@ def train(
 @contextmanager
 def own_run(session: Session, key: str) -> Iterator[str]:
     """Hold the run of a key, whose states are there when it was cut off; beside a process that holds it, a new one."""
-    session.workspace.locks.mkdir(parents=True, exist_ok=True)
+    private_folder(session.workspace.locks)
     lock = FileLock(session.workspace.locks / f"{key.replace('/', '-')}.lock", blocking=False)
     try:
         lock.acquire()
@@ -147,7 +147,7 @@ def _checkpoint_of(session: Session, name: str, before: tuple[str, ...]) -> Path
     source = load_experiment(find_experiment(name, session.workspace.root))
     inputs = prepare_in(session, source, before=(*before, name))
     wanted = {"fttune.kind": "train", "fttune.fingerprint": fingerprint_of(source, inputs)}
-    session.workspace.locks.mkdir(parents=True, exist_ok=True)
+    private_folder(session.workspace.locks)
     with FileLock(session.workspace.locks / f"experiment-{name}.lock"):
         found = session.uploader.ask(lambda store: store.find_checkpoint(name, wanted))
         if found is None:
@@ -181,14 +181,14 @@ def tracked(
     *,
     owner: str | None = None,
 ) -> FineTuneResult:
-    """Train a recipe as a run, closed by how that ends, and wait until all is stored. Raises what `train` raises.
+    """Train a recipe as a run, closed by how that ends, with all that it logged on disk. Raises what `train` raises.
 
     `train` takes `emit` and `checkpoints`, as `training.finish` does; notices are told as those of `owner`.
     """
     closed = RunClosed("failed", {"fttune.cause": "an unexpected error"})
     states = session.states_of(run)  # there as long as the run may go on
     try:
-        states.mkdir(parents=True, exist_ok=True)
+        private_folder(states)
         session.log.append(run, opened)
         result = train(
             emit=lambda event: session.emit(run, event, owner=owner),
@@ -205,7 +205,7 @@ def tracked(
         session.log.append(run, closed)
         if closed.state != "interrupted":
             shutil.rmtree(states, ignore_errors=True)
-    session.deliver(run)
+    session.deliver()
     return result
 
 

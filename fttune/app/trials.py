@@ -68,7 +68,7 @@ class Trials:
     _block: int | None = None
 
     def run(self, asked: Asked) -> Outcome:
-        """Run one trial, or go on with one that paused. All that it logged is stored before this returns its end.
+        """Run one trial, or go on with one that paused. All that it logged is on disk before this returns its end.
 
         Without a pruner nothing has to be decided between a cohort's trials: the first runs all that are left of it.
         """
@@ -124,7 +124,7 @@ class Trials:
         self._paused.pop(asked.number, None)
         self._open(asked, flatten(asked.values))
         self._log(asked, RunClosed("failed", {"fttune.cause": cause}))
-        self.session.deliver(self._key(asked))
+        self.session.deliver()
 
     def reuse(self, asked: Asked, outcome: Outcome, twin: int) -> None:
         """Log a trial that took over the value of another with the same recipe."""
@@ -133,7 +133,7 @@ class Trials:
         known |= {"trainable_parameters": outcome.trainable_parameters}
         metrics = {name: float(value) for name, value in known.items() if value is not None} | self._costs_in(outcome)
         self._log(asked, RunClosed("complete", {"fttune.reused_from": str(twin)}, metrics))
-        self.session.deliver(self._key(asked))
+        self.session.deliver()
 
     def _work_on(self, asked: Asked) -> dict[int, Outcome]:
         """Run a trial, and where they train together those of its cohort after it; not after too many attempts."""
@@ -153,7 +153,7 @@ class Trials:
         if closed is None:
             return outcome
         outcome = self._settled(asked, outcome, closed)
-        self.session.deliver(self._key(asked))
+        self.session.deliver()
         return outcome
 
     def _settled(self, asked: Asked, outcome: Outcome, closed: RunClosed) -> Outcome:
@@ -197,7 +197,7 @@ class Trials:
                 for event in events:
                     self._log(one, event)
                 outcomes[one.number] = self._settled(one, outcome, closed)
-        self.session.deliver(*map(self._key, cohort))
+        self.session.deliver()
         return outcomes
 
     def _finished(self, asked: Asked, begins: Sequence[Begin], emit: Emit) -> tuple[Outcome, RunClosed | None]:

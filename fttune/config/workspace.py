@@ -81,6 +81,16 @@ class Workspace:
         return self.cache / "arrays"
 
     @property
+    def runs(self) -> Path:
+        """A folder for each run: its files on their way to MLflow."""
+        return self.cache / "runs"
+
+    @property
+    def spools(self) -> Path:
+        """Events on their way to MLflow."""
+        return self.mlruns / "spool"
+
+    @property
     def artifacts(self) -> Path:
         """MLflow's artifacts."""
         return self.mlruns / "artifacts"

@@ -1,32 +1,25 @@
 """MLflow as a place to write events to. The only module that imports mlflow; blocking, used by one thread."""
 
+import copy
 import json
 import logging
-import os
-import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
-
-# Set before mlflow is imported: it would report usage over the network, wait minutes for a dead server, and unpickle.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 from filelock import FileLock
 from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from fttune.config.experiment import as_param
 from fttune.errors import StoreError
 from fttune.files import private_file, private_folder
+from fttune.tracking.artifacts import Refused, local_folder, save_file
+from fttune.tracking.models import Models
 from fttune.tracking.removal import may_lose_checkpoint, remove_checkpoint
 from fttune.training.events import (
     REMOVED,
@@ -56,6 +49,15 @@ MAX_FOUND = 1000  # runs of one look
 
 
 @dataclass
+class _Known:
+    """What a run has: points by metric and step, but for metrics that are `unread`; and files as they were saved."""
+
+    unread: set[str] = field(default_factory=set)
+    points: dict[str, dict[int, Metric]] = field(default_factory=dict)
+    files: set[tuple[FileSaved, int]] = field(default_factory=set)
+
+
+@dataclass
 class _Pending:
     """What the events of a run so far add to it, for one request; `stored` are tags that it was made with."""
 
@@ -76,6 +78,7 @@ class MlflowStore:
         """
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises
         self.uri, self.artifacts = uri, artifacts
         private_folder(locks)
         with FileLock(locks / "mlflow-schema.lock"):
@@ -84,16 +87,35 @@ class MlflowStore:
                 private_file(file)
             self.client = MlflowClient(uri)
             self._refuse_moved_artifacts()
-        self._runs: dict[str, Run] = {}
+        self._models = Models(self.client)
         self._experiments: dict[str, str] = {}
-        self._logged: dict[str, int] = {}
+        self._runs: dict[str, Run] = {}
+        self._opened: dict[str, RunOpened] = {}
+        self._known: dict[str, _Known] = {}
 
-    def write(self, run: str, *events: Event) -> None:
-        """Store events of one run, in order; those that are for people only are passed over."""
+    def apart(self) -> "MlflowStore":
+        """Return the same store for events of another process, whose runs may have the keys of this one's."""
+        other = copy.copy(self)
+        other._runs, other._opened, other._known = {}, {}, {}
+        return other
+
+    def answers(self) -> None:
+        """Ask the store for next to nothing. Raises what its client raises."""
+        self.client.search_experiments(max_results=1)
+
+    def write(self, run: str, *events: Event, again: bool = False) -> None:
+        """Store events of one run, in order; those that are for people only are passed over.
+
+        After an error the same call, with `again`, goes on: what a failed request may have stored is looked for first.
+        `again` is also for events of another process.
+
+        Raises:
+            Refused: something of it can never be stored.
+        """
         pending = _Pending(stored=_tags_of(events))
         for event in events:
             if isinstance(event, RunOpened):
-                self._open(run, event, pending)
+                self._open(run, event, pending, again=again)
             elif isinstance(event, Described):
                 pending.tags |= event.tags
             elif isinstance(event, EpochEnded):
@@ -103,12 +125,19 @@ class MlflowStore:
             elif isinstance(event, ModelSaved):
                 self._log_model(run, event)
             elif isinstance(event, RunClosed) and run in self._runs:  # not interrupted before it was opened
-                self._log(run, _closing(pending, event))
-                self.client.set_terminated(self._id(run), STATUS[event.state])
+                self._log(run, self._closing(run, pending, event))
+                self.client.set_terminated(self._id(run), STATUS[event.state], event.unix_ms)
+                self._known.pop(run, None)
                 pending = _Pending()
             elif isinstance(event, CheckpointExpired):
                 self._expire(run, event)
         self._log(run, pending)
+
+    def attach(self, run: str, opened: RunOpened) -> bool:
+        """Take up a run that was opened before, as it is; return whether it is there."""
+        if run not in self._runs and (found := self._opened_before(run, opened)) is not None:
+            self._runs[run] = found
+        return run in self._runs
 
     def find_run(self, experiment: str, tags: Mapping[str, str], *, status: str | None = None) -> Run | None:
         """Return the newest run of an experiment that carries all the tags."""
@@ -118,12 +147,11 @@ class MlflowStore:
         self, experiment: str, tags: Mapping[str, str], *, status: str | None = None, limit: int = MAX_FOUND
     ) -> list[Run]:
         """Return the runs of an experiment that carry all the tags, the newest first."""
-        found = self.client.get_experiment_by_name(experiment)
-        if found is None:
+        if experiment not in self._experiments and self.client.get_experiment_by_name(experiment) is None:
             return []
         wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
         wanted += [f"attributes.status = '{status}'"] if status else []
-        return list(self.client.search_runs([found.experiment_id], " and ".join(wanted), max_results=limit))
+        return list(self.client.search_runs([self._experiment(experiment)], " and ".join(wanted), max_results=limit))
 
     def get_run(self, run_id: str) -> Run | None:
         """Return the run of an id, None when there is none, or it was deleted."""
@@ -145,9 +173,8 @@ class MlflowStore:
 
     def file_of(self, run: Run, path: str) -> Path | None:
         """Return a file among a run's artifacts as a local one; None if it is gone."""
-        uri = urlsplit(run.info.artifact_uri)
-        if uri.scheme == "file":
-            file = Path(url2pathname(uri.path)) / path
+        if (kept := local_folder(run)) is not None:
+            file = kept / path
             return file if file.is_file() else None
         if path not in {one.path for one in self.client.list_artifacts(run.info.run_id, path.rpartition("/")[0])}:
             return None
@@ -164,53 +191,89 @@ class MlflowStore:
             return None
         return f"/#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([found.experiment_id]))}"
 
-    def _open(self, key: str, event: RunOpened, pending: _Pending) -> None:
+    def _open(self, key: str, event: RunOpened, pending: _Pending, *, again: bool) -> None:
         """Create the run, or take up the one that an earlier process left; what that one logged stays as it is."""
-        same = {RUN: key, **{name: event.tags[name] for name in (STUDY_ID,) if name in event.tags}}
-        run = self.find_run(event.experiment, same) if event.reopen else None
-        if run is not None:
-            self.client.update_run(run.info.run_id, status="RUNNING")
-            for stale in {"fttune.state", "fttune.cause"} & run.data.tags.keys():
-                self.client.delete_tag(run.info.run_id, stale)
-            history = self.client.get_metric_history(run.info.run_id, "train/loss")
-            self._logged[key] = max((point.step for point in history), default=0)
-            pending.tags |= event.tags
-            pending.stored.clear()
+        if again and self._opened.get(key) is event:
+            run = self._runs[key]
+            pending.stored.clear()  # it may have been taken up, and have none of them
         else:
-            parent = {} if event.parent is None else {"mlflow.parentRunId": self._id(event.parent)}
-            # All tags at once: a run that is cut off from here on must be found again by them.
-            tags = {**event.tags, **pending.stored, RUN: key, **parent}
-            run = self.client.create_run(self._experiment(event.experiment), run_name=event.name, tags=tags)
-        self._runs[key] = run
+            found = self._opened_before(key, event) if event.reopen or again else None
+            if found is not None:
+                self._take_up(run := found)
+                pending.stored.clear()
+            else:
+                parent = {"mlflow.parentRunId": self._id(event.parent)} if event.parent in self._runs else {}
+                # All tags at once: a run that is cut off from here on must be found again by them.
+                tags = {**event.tags, **pending.stored, RUN: key, **parent}
+                run = self.client.create_run(self._experiment(event.experiment), event.unix_ms, tags, event.name)
+            self._runs[key], self._opened[key] = run, event
+            self._known[key] = _Known(set(run.data.metrics))
+        pending.tags |= {name: value for name, value in event.tags.items() if run.data.tags.get(name) != value}
         pending.params += [Param(n, as_param(value)) for n, value in event.params.items() if n not in run.data.params]
 
+    def _take_up(self, run: Run) -> None:
+        """Let a run that was closed run again."""
+        if run.info.status != "RUNNING":
+            self.client.update_run(run.info.run_id, status="RUNNING")
+        for stale in {"fttune.state", "fttune.cause"} & run.data.tags.keys():
+            self.client.delete_tag(run.info.run_id, stale)
+
+    def _opened_before(self, key: str, event: RunOpened) -> Run | None:
+        """Return the run that this opening made or took up: to be reopened the newest one, else that of its time."""
+        tags = {RUN: key, **{name: event.tags[name] for name in (STUDY_ID,) if name in event.tags}}
+        found = self.find_runs(event.experiment, tags)
+        return next((run for run in found if event.reopen or run.info.start_time == event.unix_ms), None)
+
+    def _there(self, key: str, metric: str) -> dict[int, Metric]:
+        """Return the points that a run has of a metric, by step; MLflow is asked for what this process did not log."""
+        if key not in self._known:
+            self._known[key] = _Known(set(self.client.get_run(self._id(key)).data.metrics))
+        known = self._known[key]
+        if metric in known.unread:
+            history = self.client.get_metric_history(self._id(key), metric)
+            known.points[metric] = {point.step: point for point in history}
+            known.unread.discard(metric)
+        return known.points.get(metric, {})
+
     def _points(self, key: str, event: EpochEnded) -> list[Metric]:
-        """Return the points of an epoch, none when an earlier process logged them: MLflow would keep both."""
-        if event.epoch <= self._logged.get(key, 0):
-            return []
-        return [Metric(name, value, event.unix_ms, event.epoch) for name, value in event.metrics.items()]
+        """Return the points of an epoch, but those that are there: MLflow would keep both."""
+        return [
+            Metric(name, value, event.unix_ms, event.epoch)
+            for name, value in event.metrics.items()
+            if event.epoch not in self._there(key, name)
+        ]
+
+    def _closing(self, key: str, pending: _Pending, event: RunClosed) -> _Pending:
+        """Return what is pending with what the run's end adds; a value that an earlier end gave otherwise is a step."""
+        last = []
+        for name, value in event.metrics.items():
+            before = self._there(key, name)
+            newest = before[max(before)] if before else None
+            if newest is None or (newest.value != value and newest.timestamp != event.unix_ms):
+                last.append(Metric(name, value, event.unix_ms, 0 if newest is None else newest.step + 1))
+        tags = {**pending.tags, "fttune.state": event.state, **event.tags}
+        return _Pending([*pending.metrics, *last], pending.params, tags, pending.stored)
 
     def _log(self, key: str, pending: _Pending) -> None:
         """Log in as few requests as MLflow's limits allow: one, but for very long runs or recipes."""
         metrics, params = pending.metrics, pending.params
         tags = [RunTag(name, value) for name, value in pending.tags.items() if pending.stored.get(name) != value]
         while metrics or params or tags:
-            self.client.log_batch(self._id(key), metrics[:MAX_METRICS], params[:MAX_BATCH], tags[:MAX_BATCH])
+            now = metrics[:MAX_METRICS]
+            known = self._known.pop(key, None)  # unless the request succeeds, nobody knows what it did
+            self.client.log_batch(self._id(key), now, params[:MAX_BATCH], tags[:MAX_BATCH])
+            if known is not None:
+                self._known[key] = known
+                for point in now:
+                    known.points.setdefault(point.key, {})[point.step] = point
             metrics, params, tags = metrics[MAX_METRICS:], params[MAX_BATCH:], tags[MAX_BATCH:]
 
     def _save_file(self, key: str, event: FileSaved) -> None:
-        """Keep a file among the run's artifacts: where they lie on this file system, as a second name of the same file.
-
-        A copy of a large checkpoint takes longer than all else that is written of a trial. The file is not to be
-        changed in place afterwards.
-        """
-        uri = urlsplit(self._runs[key].info.artifact_uri)
-        if uri.scheme == "file" and not uri.netloc:
-            kept = Path(url2pathname(uri.path)) / event.folder / event.path.name
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            if _linked(event.path, kept):
-                return
-        self.client.log_artifact(self._id(key), str(event.path), event.folder)
+        known = self._known.get(key) or _Known()
+        state = event, event.path.stat().st_mtime_ns if event.path.exists() else 0
+        if state not in known.files:  # uploading a large one again for what comes after it takes longer than that
+            save_file(self.client, self._run(key), event.path, event.folder)
+            known.files.add(state)
 
     def _expire(self, key: str, event: CheckpointExpired) -> None:
         """Delete the checkpoint of a trial's run, unless it is pinned or gone; all else of the run stays."""
@@ -218,30 +281,20 @@ class MlflowStore:
         if run is None or not may_lose_checkpoint(run):
             return
         cache, run_id = self.artifacts.parent / "cache", run.info.run_id
-        copies = (cache / "checkpoints" / run_id, cache / "runs" / key)
+        copies = (cache / "checkpoints" / run_id, cache / "runs" / key.replace("/", "+"))
         if said := remove_checkpoint(run, uri=self.uri, copies=copies, why=event.why):
             self.client.set_tag(run_id, REMOVED, said)
 
     def _log_model(self, key: str, event: ModelSaved) -> None:
-        """Log a checkpoint as an MLflow model (torch's pt2 format), with its signature."""
-        import mlflow
-        import mlflow.pytorch
+        self._models.log(self._run(key), event)
 
-        # Only the fluent API logs models, and its URI is the whole process's: it is given back afterwards.
-        before: Any = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
-        mlflow.set_tracking_uri(self.uri)
-        try:
-            with warnings.catch_warnings(action="ignore"), mlflow.start_run(run_id=self._id(key)):
-                mlflow.pytorch.log_model(
-                    name="model",
-                    validate_serving_input=False,  # else MLflow loads the model and runs it, which takes seconds
-                    **_model(event),
-                )
-        finally:
-            mlflow.set_tracking_uri(before)
+    def _run(self, key: str) -> Run:
+        if key not in self._runs:
+            raise Refused(f"run {key} is not in MLflow")
+        return self._runs[key]
 
     def _id(self, key: str) -> str:
-        return str(self._runs[key].info.run_id)
+        return str(self._run(key).info.run_id)
 
     def _experiment(self, name: str) -> str:
         if name not in self._experiments:
@@ -254,7 +307,13 @@ class MlflowStore:
             return str(found.experiment_id)
         location = self._artifact_location(name)
         tags = {"fttune": "experiment", "mlflow.experimentKind": "custom_model_development"}
-        return str(self.client.create_experiment(name, artifact_location=location, tags=tags))
+        try:
+            return str(self.client.create_experiment(name, artifact_location=location, tags=tags))
+        except MlflowException as error:
+            made = self.client.get_experiment_by_name(name)  # by another process, or by a request that seemed to fail
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS) or made is None:
+                raise
+            return str(made.experiment_id)
 
     def _artifact_location(self, name: str) -> str | None:
         """Return where an experiment's artifacts go; a tracking server decides that itself."""
@@ -276,14 +335,6 @@ class MlflowStore:
                 )
 
 
-def _closing(pending: _Pending, event: RunClosed) -> _Pending:
-    """Return what is pending with what the run's end adds."""
-    now = time.time_ns() // 1_000_000
-    last = [Metric(name, value, now, 0) for name, value in event.metrics.items()]
-    tags = {**pending.tags, "fttune.state": event.state, **event.tags}
-    return _Pending([*pending.metrics, *last], pending.params, tags, pending.stored)
-
-
 def _tags_of(events: Sequence[Event]) -> dict[str, str]:
     """Return the tags that a run gets by these events if they make it: one request fewer than to set them later."""
     if not any(isinstance(event, RunOpened) for event in events):
@@ -295,35 +346,3 @@ def _tags_of(events: Sequence[Event]) -> dict[str, str]:
         elif isinstance(event, RunClosed):
             found |= {"fttune.state": event.state, **event.tags}
     return found
-
-
-def _linked(source: Path, target: Path) -> bool:
-    """Give a file a second name, in place of what had it; False where the file system cannot."""
-    try:
-        target.unlink(missing_ok=True)
-        target.hardlink_to(source)
-    except OSError:  # another file system, or one without links
-        return False
-    return True
-
-
-def save_model(folder: Path, checkpoint: Path, *, image_size: int, plugins: Sequence[Path] = ()) -> None:
-    """Write a checkpoint as an MLflow model (torch's pt2 format), with its signature, into a new folder."""
-    import mlflow.pytorch
-
-    with warnings.catch_warnings(action="ignore"):
-        mlflow.pytorch.save_model(path=str(folder), **_model(ModelSaved(checkpoint, image_size, tuple(plugins))))
-
-
-def _model(event: ModelSaved) -> dict[str, Any]:
-    """Return what MLflow is to be told of a model."""
-    import torch
-
-    from fttune.models import load_model
-
-    return {
-        "pytorch_model": load_model(event.checkpoint, plugins=event.plugins),
-        # Two images: a batch of one would fix the exported batch dimension to one.
-        "input_example": torch.zeros(2, 3, event.image_size, event.image_size).numpy(),
-        "pip_requirements": [f"torch=={torch.__version__.split('+')[0]}"],
-    }

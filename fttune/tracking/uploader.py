@@ -1,155 +1,310 @@
-"""One background thread writes events to MLflow, so that training does not wait for single writes.
+"""The way of events: redacted, then onto disk by the thread that emits them, then by a background thread to MLflow.
 
-Events that come within a moment are written together, those of a run at its end at the latest: what they say is one
-request. The thread also imports mlflow, which takes seconds, while the main thread reads images.
+Nothing that MLflow does, or fails to do, makes the emitting thread wait, unless it asks. Events that come within a
+moment are written together, those of a run at its end at the latest: what they say is one request. The thread also
+imports mlflow, which takes seconds, while the main thread reads images.
 """
 
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fttune.errors import FttuneError, TrackingFailed
-from fttune.training.events import Entry, Event, Notice, RunClosed, StudyProgress
+from fttune.errors import FttuneError, StoreError, TrackingFailed
+from fttune.tracking.delivery import Deliveries, Delivery, Unreachable
+from fttune.tracking.records import FOR_PEOPLE
+from fttune.tracking.redaction import redacted, redacted_text
+from fttune.tracking.spool import Spool, Target, entries_of, spool_files, waiting_in
+from fttune.training.events import Entry, FileSaved, RunClosed, RunOpened
 
 if TYPE_CHECKING:
     from fttune.tracking.store import MlflowStore
 
 Answer = TypeVar("Answer")
 GATHER_SECONDS = 5.0  # a write takes 10 ms or more, of a processor that trains as well
+FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.5, 30.0
+OPEN_SECONDS = 5.0  # for a server to answer at the start
+CLOSE_SECONDS = 5.0  # for a server that does not answer to come back at the end
+RECENT_SECONDS = 2.0  # a failure that long ago answers a question too
+
+
+@dataclass
+class _Outage:
+    """MLflow does not take what is written: since when, why, and when it is tried again (monotonic seconds)."""
+
+    since: float
+    failed: float
+    pause: float
+    error: BaseException
+
+    @property
+    def due(self) -> float:
+        return self.failed + self.pause
 
 
 class Uploader:
-    """A listener of an event log. Its thread is the only caller of mlflow; after a failed write it only closes runs."""
+    """A listener of an event log, and its thread, which is the only caller of mlflow."""
 
-    def __init__(self, uri: str, *, artifacts: Path, locks: Path) -> None:
-        self._uri, self._artifacts, self._locks = uri, artifacts, locks
-        self._pool = ThreadPoolExecutor(1, "fttune-uploader")
-        self._pool.submit(import_module, "fttune.tracking.store")
-        self._store: MlflowStore | None = None
-        self._waiting: list[Entry] = []
-        self._lock = Condition()
-        self._wanted = False
-        self._pending: list[Future[Any]] = []
-        self._failed = False
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._spool: Spool | None = None
+        self._open: set[str] = set()
+        self._notices: list[str] = []
+        self._questions: list[tuple[Callable[[MlflowStore], Any], Future[Any], bool]] = []
+        self._changed = Condition()
+        self._since: float | None = None  # when the first event came that no pass has seen
+        self._hurries = self._gave_up = self._closing = self._closed = False
+        self._wanted = self._delivered = self._failed = 0  # tickets: all that was emitted before they were drawn
+        self._outage: _Outage | None = None
+        self._deliveries = Deliveries(target, self._notices.append)
+        self._thread = threading.Thread(target=self._work, name="fttune-uploader", daemon=True)
+        self._thread.start()
 
     def __call__(self, entry: Entry) -> None:
-        """Take an entry to write, within `GATHER_SECONDS`, when its run ends or when someone waits for it."""
-        if isinstance(entry.event, StudyProgress | Notice):
+        """Append an entry to the spool; it is sent within `GATHER_SECONDS`, when its run ends, or when someone waits.
+
+        Raises:
+            TrackingFailed: the disk is full.
+        """
+        if isinstance(entry.event, FOR_PEOPLE):
             return
-        with self._lock:
-            self._waiting.append(entry)
-            if len(self._waiting) == 1:
-                self._pending.append(self._pool.submit(self._gather))
+        entry = redacted(entry)
+        with self._changed:
+            if self._spool is None:
+                self._spool = Spool.create(self._target)
+                self._deliveries.own = Delivery(
+                    self._spool, self._target, keeps=self._is_open, say=self._notices.append
+                )
+            if isinstance(entry.event, RunOpened):
+                self._open.add(entry.run)
+            self._spool.append(entry)
+            self._since = self._since or time.monotonic()
             if isinstance(entry.event, RunClosed):
-                self._lock.notify()
+                self._open.discard(entry.run)
+                self._hurries = True
+            self._changed.notify_all()
 
     def open(self) -> None:
-        """Open the store; one whose file is not there yet is made in the background, which takes seconds.
+        """Look whether the store can be used. One whose file is not there yet is made in the background.
+
+        A server that does not answer is told in a notice: what is emitted waits for it.
 
         Raises:
             StoreError: the store cannot be used as it stands.
         """
-        opening = self._pool.submit(self._opened)
-        file = Path(self._uri.removeprefix("sqlite:///"))
-        if self._uri.startswith("sqlite:///") and not file.exists():
-            with self._lock:
-                self._pending.append(opening)
-        else:
-            self._result(opening)
+        if self._is_local and not Path(self._target.uri.removeprefix("sqlite:///")).exists():
+            self._ask(lambda _: None, drains=False)
+            return
+        asked = self._ask(lambda store: store.answers(), drains=False)
+        try:
+            error = asked.exception(None if self._is_local else OPEN_SECONDS)
+        except TimeoutError as timeout:
+            error = timeout
+        if error is None:
+            return
+        if isinstance(error, FttuneError):
+            raise error
+        from fttune.tracking.replies import is_misconfiguration
+
+        if self._is_local or (isinstance(error, Exception) and is_misconfiguration(error)):
+            raise StoreError(f"MLflow cannot use {self._target.label}: {_reason(error)}") from error
+        self._tell_outage(error)
 
     def ask(self, query: Callable[["MlflowStore"], Answer]) -> Answer:
         """Return what `query` finds in the store, once all entries so far are in it.
 
         Raises:
             StoreError: the store cannot be used as it stands.
-            TrackingFailed: MLflow refused.
+            TrackingFailed: MLflow does not answer; at once when it did not a moment ago.
         """
-        self.flush()
-        answer: Answer = self._result(self._pool.submit(lambda: query(self._opened())))
+        with self._changed:
+            if self._outage is not None and time.monotonic() - self._outage.failed < RECENT_SECONDS:
+                raise self._error(self._outage.error)
+        asked = self._ask(query, drains=True)
+        error = asked.exception()
+        if error is not None:
+            raise self._error(error)
+        answer: Answer = asked.result()
         return answer
 
-    def flush(self, timeout_seconds: float | None = None) -> None:
-        """Wait until all entries so far are stored. Raises as `ask` does."""
-        with self._lock:
-            self._wanted = True
-            self._lock.notify()
+    def persist(self) -> None:
+        """Let all entries so far reach the disk: they are not lost from here on. Raises TrackingFailed."""
+        if self._spool is not None:
+            self._spool.persist()
+
+    def flush(self, timeout_seconds: float | None = None, *, patience_seconds: float = 0.0) -> bool:
+        """Wait until MLflow has all entries so far, and return whether it does.
+
+        Gives up when it does not answer, `patience_seconds` after it did last, or the wait began.
+        """
+        with self._changed:
+            if self._spool is None and not self._questions:
+                return True
+            self._wanted += 1
+            ticket, begun = self._wanted, time.monotonic()
+            self._hurries = True
+            if self._outage is not None:
+                self._outage.pause = 0.0
+            self._changed.notify_all()
+
+            def is_over() -> bool:
+                outage = self._outage
+                gone = outage is not None and outage.failed - max(outage.since, begun) >= patience_seconds
+                return self._delivered >= ticket or self._closed or (self._failed >= ticket and gone)
+
+            self._changed.wait_for(is_over, timeout_seconds)
+            return self._delivered >= ticket
+
+    def settle(self, timeout_seconds: float | None = None) -> None:
+        """Wait while MLflow takes what is left, at most so long. Whoever closes the uploader then waits no more."""
+        self._gave_up = not self.flush(timeout_seconds, patience_seconds=CLOSE_SECONDS)
+
+    def close(self, timeout_seconds: float | None = None) -> int:
+        """Settle and end the thread; return how many events are left. Raises TrackingFailed when the disk is full."""
         try:
-            done: list[Future[Any]] = []
-            pending: list[Future[Any]] = []
-            end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-            while pending := self._take_pending():  # gathering adds the writes
-                # A run is closed after a failure too, so a failure does not end the wait.
-                wait(pending, None if end is None else max(0.0, end - time.monotonic()))
-                done += pending
+            self.persist()
+            if not self._gave_up:
+                self.settle(timeout_seconds)
         finally:
-            with self._lock:
-                self._wanted = False
-                self._pending[:0] = pending  # after an interruption the next flush waits for these
-        for future in done:
-            self._result(future, 0)
+            with self._changed:
+                self._closing = True
+                self._changed.notify_all()
+        # A thread that waits for a server ends with its answer, or with the process; one that makes a store is awaited.
+        self._thread.join(1.0 if self._gave_up or not self._is_local else timeout_seconds)
+        if not self._gave_up:
+            return 0
+        label = self._target.label
+        return sum(waiting.events for waiting in waiting_in(self._target.spools) if waiting.uri == label)
 
-    def close(self, timeout_seconds: float | None = None) -> None:
-        """Wait for the rest, at most so long, and end the thread. Raises as `ask` does."""
-        try:
-            self.flush(timeout_seconds)
-        finally:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+    def take_notices(self) -> list[str]:
+        """Return what people should be told since the last call."""
+        taken = [self._notices.pop(0) for _ in range(len(self._notices))]
+        return [redacted_text(text) for text in taken]
 
-    def _take_pending(self) -> "list[Future[Any]]":
-        with self._lock:
-            pending, self._pending = self._pending, []
-        return pending
+    def waiting_files(self, run: str) -> list[Path]:
+        """Return the files that were saved for a run and still lie where they wait, the newest last."""
+        entries = (entry for file in spool_files(self._target.spools) for entry in entries_of(file))
+        saved = [entry.event.path for entry in entries if entry.run == run and isinstance(entry.event, FileSaved)]
+        return [path for path in dict.fromkeys(saved) if path.is_file()]
 
-    def _gather(self) -> None:
-        """Wait a moment for more entries, then write them all, those of one run together."""
-        with self._lock:
-            self._lock.wait_for(lambda: self._wanted or _a_run_ends(self._waiting), GATHER_SECONDS)
-            entries, self._waiting = self._waiting, []
-            for run, events in _by_run(entries).items():
-                self._pending.append(self._pool.submit(self._write, run, events))
-                if isinstance(events[-1], RunClosed):
-                    self._pending.append(self._pool.submit(self._close_failed, run, events[-1]))
+    def _ask(self, query: Callable[["MlflowStore"], Any], *, drains: bool) -> "Future[Any]":
+        asked: Future[Any] = Future()
+        with self._changed:
+            if self._closing:
+                raise TrackingFailed("MLflow is asked after its uploader was closed")
+            self._questions.append((query, asked, drains))
+            self._changed.notify_all()
+        return asked
 
-    def _write(self, run: str, events: Iterable[Event]) -> None:
-        if self._failed:
+    @property
+    def _is_local(self) -> bool:
+        return self._target.uri.startswith("sqlite:")
+
+    def _is_open(self, run: str) -> bool:
+        with self._changed:
+            return run in self._open
+
+    def _work(self) -> None:
+        """Write and answer until the uploader is closed, then let go of the spools."""
+        with suppress(ImportError):  # whoever asks is told
+            import_module("fttune.tracking.store")
+        while self._next_pass():
+            self._pass()
+        self._deliveries.close()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _next_pass(self) -> bool:
+        """Wait until there is something to do; False when it is over."""
+        with self._changed:
+            while not self._closing:
+                now = time.monotonic()
+                if self._questions:
+                    return True
+                due = None
+                if self._outage is not None:
+                    due = self._outage.due
+                elif self._hurries or self._wanted > self._delivered:
+                    due = now
+                elif self._since is not None:
+                    due = self._since + GATHER_SECONDS
+                if due is not None and due <= now:
+                    return True
+                self._changed.wait(None if due is None else due - now)
+            return False
+
+    def _pass(self) -> None:
+        """Deliver all that there is, then answer questions; what is asked without that is answered first."""
+        with self._changed:
+            ticket, self._hurries, self._since = self._wanted, False, None
+            questions, self._questions = self._questions, []
+        for query, asked, drains in questions:
+            if not drains:
+                self._answer(query, asked)
+        if self._spool is None and not any(drains for *_, drains in questions):
             return
-        self._failed = True  # should the next line raise
-        self._opened().write(run, *events)
-        self._failed = False
+        error = self._delivery_error()
+        with self._changed:
+            if error is None:
+                self._delivered, self._outage = ticket, None
+            else:
+                self._note_outage(ticket, error)
+            self._changed.notify_all()
+        for query, asked, drains in questions:
+            if drains and error is not None:
+                asked.set_exception(error)
+            elif drains:
+                self._answer(query, asked)
 
-    def _close_failed(self, run: str, closed: RunClosed) -> None:
-        """Close a run of which something could not be written."""
-        if self._failed:
-            self._opened().write(run, closed)
+    def _delivery_error(self) -> Exception | None:
+        try:
+            self.persist()
+            self._deliveries.go_on()
+        except Unreachable as unreachable:
+            cause = unreachable.__cause__
+            return cause if isinstance(cause, Exception) else unreachable
+        except Exception as error:  # noqa: BLE001 (the thread's boundary: it is told, and tried again)
+            return error
+        return None
 
-    def _result(self, future: "Future[Any]", timeout_seconds: float | None = None) -> Any:
-        error = future.exception(timeout_seconds)
-        if error is None:
-            return future.result()
+    def _answer(self, query: Callable[["MlflowStore"], Any], asked: "Future[Any]") -> None:
+        try:
+            asked.set_result(query(self._deliveries.opened()))
+        except Exception as error:  # noqa: BLE001 (it is raised where it was asked)
+            asked.set_exception(error)
+
+    def _note_outage(self, ticket: int, error: Exception) -> None:
+        now = time.monotonic()
+        if self._outage is None:
+            self._outage = _Outage(now, now, FIRST_PAUSE_SECONDS, error)
+            self._tell_outage(error)
+        else:
+            pause = min(max(2 * self._outage.pause, FIRST_PAUSE_SECONDS), LAST_PAUSE_SECONDS)
+            self._outage = _Outage(self._outage.since, now, pause, error)
+        self._failed = ticket
+
+    def _tell_outage(self, error: BaseException) -> None:
+        self._notices.append(
+            f"MLflow at {self._target.label} does not take what is logged ({_reason(error)}); the work goes on, and "
+            f"that waits in {self._target.spools}"
+        )
+
+    def _error(self, error: BaseException) -> FttuneError:
         if isinstance(error, FttuneError):
-            raise error
-        raise TrackingFailed(f"MLflow at {self._uri} did not take what was logged: {error}") from error
-
-    def _opened(self) -> "MlflowStore":
-        """Return the store, opened at the first use: bad input that is found before then leaves nothing behind."""
-        if self._store is None:
-            from fttune.tracking.store import MlflowStore
-
-            self._store = MlflowStore(self._uri, artifacts=self._artifacts, locks=self._locks)
-        return self._store
+            return error
+        failed = TrackingFailed(f"MLflow at {self._target.label} does not answer: {_reason(error)}")
+        failed.__cause__ = error
+        return failed
 
 
-def _a_run_ends(entries: Sequence[Entry]) -> bool:
-    return any(isinstance(entry.event, RunClosed) for entry in entries)
-
-
-def _by_run(entries: Iterable[Entry]) -> dict[str, list[Event]]:
-    """Return the events of each run in order; the runs in the order of their first events, parents before children."""
-    found: dict[str, list[Event]] = {}
-    for entry in entries:
-        found.setdefault(entry.run, []).append(entry.event)
-    return found
+def _reason(error: BaseException) -> str:
+    """Return why MLflow does not answer, on one line and without secrets; its client repeats itself at length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return redacted_text(text[:300])

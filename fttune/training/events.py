@@ -11,9 +11,13 @@ KEEP = "fttune.keep"  # a tag that people give a run whose checkpoint must stay
 REMOVED = "fttune.removed"  # the tag that says what of a run is gone, and when it went
 
 
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
 @dataclass(frozen=True)
 class RunOpened:
-    """A run begins. `reopen` asks to continue the run that an earlier process left behind, if it is there.
+    """A run begins, at `unix_ms`. `reopen` asks to continue the run that an earlier process left, if it is there.
 
     That is the run of the same key, and of the same `STUDY_ID` where the tags hold one: two studies of one name may
     share a tracking server.
@@ -25,6 +29,7 @@ class RunOpened:
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     reopen: bool = False
+    unix_ms: int = field(default_factory=_now, compare=False)
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class EpochEnded:
 
     epoch: int
     metrics: Mapping[str, float]
-    unix_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    unix_ms: int = field(default_factory=_now)
     unsettled: int = 0
     phase: int = 0
     micro_batches: int = 1
@@ -69,11 +74,12 @@ class ModelSaved:
 
 @dataclass(frozen=True)
 class RunClosed:
-    """A run ends: complete, pruned, failed, diverged, out_of_memory or interrupted."""
+    """A run ends, at `unix_ms`: complete, pruned, failed, diverged, out_of_memory or interrupted."""
 
     state: str
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    unix_ms: int = field(default_factory=_now, compare=False)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from fttune.app.results import rows_of
 from fttune.app.search import comparison_path
 from fttune.config import load_study
 from fttune.config.workspace import Workspace
-from fttune.errors import BadInput, StoreError, StudyChanged, TooManyFailures, TrackingFailed
+from fttune.errors import BadInput, StoreError, StudyChanged, TooManyFailures
 from fttune.report import summary
 from fttune.training import events, library_versions
 from tests.recipes import tiny_study, write_experiment, write_study
@@ -229,11 +230,16 @@ def test_a_winner_that_could_not_be_stored_is_stored_by_the_next_start(
     def full_disk(*_: object) -> None:
         raise OSError("no space left on device")
 
-    with monkeypatch.context() as broken, pytest.raises(TrackingFailed, match="no space left"):
+    said: list[events.Entry] = []
+    with monkeypatch.context() as broken:
         broken.setattr("fttune.tracking.store.MlflowStore._log_model", full_disk)
-        fttune.search(study, workspace=workspace)
-    assert "RUNNING" not in set(runs_of(workspace.mlflow_uri)["status"])
+        broken.setattr("fttune.tracking.uploader.CLOSE_SECONDS", 0.0)
+        fttune.search(study, workspace=workspace, display=said.append)
+    first, *_, last = [entry.event.text for entry in said if isinstance(entry.event, events.Notice)]
+    assert "no space left on device" in first
+    assert re.match(r"2 events wait in .*/mlruns/spool; `fttune sync` delivers them", last)
     fttune.search(study, workspace=workspace)
+    assert "RUNNING" not in set(runs_of(workspace.mlflow_uri)["status"])
     frame = runs_of(workspace.mlflow_uri)
     parent = frame[frame["tags.fttune.kind"] == "study"].iloc[0]
     with plain_mlflow(workspace.mlflow_uri):

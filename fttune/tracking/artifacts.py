@@ -1,0 +1,66 @@
+"""Files of a run on their way to where MLflow keeps artifacts. A symlink is never uploaded, nor what it leads to."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+
+class Refused(Exception):
+    """What was to be stored can never be: the same attempt would fail again."""
+
+
+def local_folder(run: Run) -> Path | None:
+    """Return the folder of a run's artifacts when it lies on this file system."""
+    uri = urlsplit(run.info.artifact_uri)
+    return Path(url2pathname(uri.path)) if uri.scheme == "file" and not uri.netloc else None
+
+
+def save_file(client: MlflowClient, run: Run, source: Path, folder: str) -> None:
+    """Keep a file among the run's artifacts: where they lie on this file system, as a second name of the same file.
+
+    A copy of a large checkpoint takes longer than all else that is written of a trial. The file is not to be
+    changed in place afterwards. One that is gone was stored by an earlier attempt, if it is there.
+
+    Raises:
+        Refused: it is a symlink or a folder that holds one, or it is gone without being stored.
+    """
+    refuse_links(source)
+    kept = local_folder(run)
+    target = None if kept is None else kept / folder / source.name
+    if not source.exists():
+        if (target is not None and target.exists()) or (
+            target is None and _has(client, run, f"{folder}/{source.name}")
+        ):
+            return
+        raise Refused(f"{source} is gone")
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if _linked(source, target):
+            return
+    client.log_artifact(run.info.run_id, str(source), folder)
+
+
+def refuse_links(source: Path) -> None:
+    """Raise Refused for a symlink, or a folder with one in it: they may lead to files that are nobody's business."""
+    for path in (source, *(source.rglob("*") if source.is_dir() and not source.is_symlink() else ())):
+        if path.is_symlink():
+            raise Refused(f"{path} is a symlink, and what it leads to is not uploaded; save the file itself")
+
+
+def _has(client: MlflowClient, run: Run, path: str) -> bool:
+    return path in {one.path for one in client.list_artifacts(run.info.run_id, path.rpartition("/")[0])}
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Give a file a second name, in place of what had it; False where the file system cannot."""
+    if target.exists() and target.samefile(source):
+        return True
+    try:
+        target.unlink(missing_ok=True)
+        target.hardlink_to(source)
+    except OSError:  # another file system, or one without links
+        return False
+    return True

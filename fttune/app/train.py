@@ -19,6 +19,7 @@ from fttune.config.fingerprint import digest, experiment_identity
 from fttune.config.load import find_experiment
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, Diverged, FttuneError, Interrupted, OutOfMemory
+from fttune.files import private_folder
 from fttune.training import CheckpointFolder, FineTuneResult, Inputs, check_recipe, prepare
 from fttune.training import fine_tune as run_recipe
 from fttune.training.events import EpochEnded, Event, EventLog, Notice, RunClosed, RunOpened

@@ -1,10 +1,25 @@
-"""Write files so that no half file is ever visible under its name. Standard library only."""
+"""Write files so that no half file is ever visible under its name, and say in one way that a disk is full or fails.
 
+Standard library only.
+"""
+
+import errno
 import os
+import platform
+import re
+import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from fttune.errors import CannotWrite
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL_BYTES = 1_000_000  # with less than this free, a disk is full whatever the error says that a library raises
+ABANDONED_SECONDS = 24 * 3600.0
+_TEMPORARY = re.compile(r"\..*\.(?P<process>\d+)@(?P<machine>[A-Za-z0-9-]*)\.tmp(\..*)?")
 
 
 def write_atomically(file: Path, write: Callable[[Path], Any]) -> None:
@@ -17,24 +32,46 @@ def write_atomically(file: Path, write: Callable[[Path], Any]) -> None:
         write(temporary)
 
 
+def write_text(file: Path, text: str) -> None:
+    """Write a text as UTF-8, atomically. Raises OSError as `write_atomically`."""
+    write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 @contextmanager
-def replacing(file: Path) -> Iterator[Path]:
+def replacing(file: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """Hand out the path of a temporary file, which the block fills; at its end the file is flushed and gets its name.
 
-    A process that is killed leaves `.<stem>.<process id>.tmp<suffix>` behind. Raises OSError as `write_atomically`.
+    With `overwrite` False a file that is there by then stays, and the new one is dropped. A process that is killed
+    leaves `.<stem>.<process id>@<machine>.tmp<suffix>` behind (`remove_leftovers`). Raises OSError as
+    `write_atomically`.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp{file.suffix}")
+    temporary = file.with_name(f".{file.stem}.{os.getpid()}@{_machine()}.tmp{file.suffix}")
     try:
         yield temporary
-        _flush(temporary)
-        temporary.replace(file)
-        _flush(file.parent)
+        flush(temporary)
+        if overwrite:
+            temporary.replace(file)
+        else:
+            _name_if_free(temporary, file)
+        flush(file.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the error to show is the first one
+            temporary.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
+def _name_if_free(temporary: Path, file: Path) -> None:
+    try:
+        file.hardlink_to(temporary)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not file.exists():
+            temporary.replace(file)
+
+
+def flush(path: Path) -> None:
+    """Have a file's content, or a folder's names, on disk when this returns. Raises OSError."""
     with _opened(path) as descriptor:
         os.fsync(descriptor)
 
@@ -60,5 +97,91 @@ def release(file: Path) -> None:
 
 def obstacle(path: Path) -> Path | None:
     """Return what keeps a file or folder from being made at `path`, None when nothing does; makes nothing itself."""
-    nearest = next(place for place in (path, *path.parents) if place.exists())
+    nearest = _nearest(path)
     return None if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK) else nearest
+
+
+def _nearest(path: Path) -> Path:
+    """Return the path itself or the closest folder above it that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete below a folder the temporary files of processes that were killed.
+
+    One of this machine goes when its process has ended. Of another machine that cannot be known: its file goes when
+    nobody has written to it for a day. Links are not followed.
+    """
+    for place, _folders, names in os.walk(folder):
+        for name in names:
+            if found := _TEMPORARY.fullmatch(name):
+                file = Path(place, name)
+                with suppress(OSError):  # another process may have deleted it, or still be at it
+                    own = found["machine"] == _machine()
+                    if _has_ended(int(found["process"])) if own else _is_abandoned(file):
+                        file.unlink()
+
+
+def _machine() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "-", platform.node())[:40]
+
+
+def _has_ended(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        return False
+    return False
+
+
+def _is_abandoned(file: Path) -> bool:
+    return time.time() - file.stat().st_mtime > ABANDONED_SECONDS
+
+
+def free_bytes(path: Path) -> int:
+    """Return how many bytes may still be written on the disk where a file or folder lies, or would lie."""
+    return shutil.disk_usage(_nearest(path)).free
+
+
+def lacks_room(error: BaseException, path: Path) -> bool:
+    """Return whether an error, or what caused it, says that a disk is full; else whether that of `path` is.
+
+    Libraries wrap what the system says, and some leave it out.
+    """
+    causes = list(_causes(error))
+    if any(getattr(one, "errno", None) in FULL for one in causes if isinstance(one, OSError)):
+        return True
+    if any(getattr(one, "sqlite_errorname", None) == "SQLITE_FULL" for one in causes):
+        return True
+    return free_bytes(path) < FULL_BYTES
+
+
+def cannot_write(path: Path, error: BaseException) -> CannotWrite:
+    """Return the error to raise where `path` could not be written: what it is, and what to do."""
+    again = "then run the same command again, which goes on from there"
+    if lacks_room(error, path):
+        return CannotWrite(f"{path}: the disk is full ({free_bytes(path) / 1e6:.1f} MB free); free some of it, {again}")
+    reason = next((one.strerror for one in _causes(error) if isinstance(one, OSError) and one.strerror), None)
+    shown = reason or (str(error).splitlines() or [type(error).__name__])[0]
+    return CannotWrite(f"{path}: cannot be written ({shown}); see to the disk and its permissions, {again}")
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a CannotWrite about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from; SQLAlchemy keeps the database's own error as `orig`."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        original = getattr(error, "orig", None)
+        error = original if isinstance(original, BaseException) else error.__cause__ or error.__context__

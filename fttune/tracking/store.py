@@ -25,6 +25,7 @@ from mlflow.tracking import MlflowClient
 
 from fttune.config.experiment import as_param
 from fttune.errors import StoreError
+from fttune.tracking.schema import prepare_database
 from fttune.training.events import (
     STUDY_ID,
     Described,
@@ -66,15 +67,14 @@ class MlflowStore:
         """Open the store and make its tables, once, under a lock.
 
         Raises:
-            StoreError: the generated folder was moved since its artifacts were written.
+            StoreError: the generated folder was moved since its artifacts were written, or `prepare_database` says so.
         """
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self.uri, self.artifacts = uri, artifacts
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         locks.mkdir(parents=True, exist_ok=True)
         with FileLock(locks / "mlflow-schema.lock"):
+            prepare_database(uri)
             self.client = MlflowClient(uri)
             self._refuse_moved_artifacts()
         self._runs: dict[str, Run] = {}

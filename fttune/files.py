@@ -55,6 +55,10 @@ def replacing(file: Path, *, overwrite: bool = True) -> Iterator[Path]:
         else:
             _name_if_free(temporary, file)
         flush(file.parent)
+    except OSError as error:
+        if error.errno is not None:  # a write does not know its file, and nobody knows the temporary name
+            error.filename, error.filename2 = str(file), None
+        raise
     finally:
         with suppress(OSError):  # the error to show is the first one
             temporary.unlink(missing_ok=True)
@@ -163,9 +167,21 @@ def cannot_write(path: Path, error: BaseException) -> CannotWrite:
     again = "then run the same command again, which goes on from there"
     if lacks_room(error, path):
         return CannotWrite(f"{path}: the disk is full ({free_bytes(path) / 1e6:.1f} MB free); free some of it, {again}")
-    reason = next((one.strerror for one in _causes(error) if isinstance(one, OSError) and one.strerror), None)
+    reason = next((text for one in _causes(error) if (text := _of_disk(one))), None)
     shown = reason or (str(error).splitlines() or [type(error).__name__])[0]
-    return CannotWrite(f"{path}: cannot be written ({shown}); see to the disk and its permissions, {again}")
+    return CannotWrite(f"{path}: cannot be read or written ({shown}); see to the disk and its permissions, {again}")
+
+
+def is_of_disk(error: BaseException) -> bool:
+    """Return whether an error comes from a disk, by what caused it: that of a local database, or the system's own."""
+    return any(_of_disk(one) for one in _causes(error))
+
+
+def _of_disk(error: BaseException) -> str | None:
+    """Return what a disk said."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error) if hasattr(error, "sqlite_errorname") else None
 
 
 @contextmanager

@@ -80,6 +80,7 @@ class MlflowStore:
         self._runs: dict[str, Run] = {}
         self._experiments: dict[str, str] = {}
         self._logged: dict[str, int] = {}
+        self._known: dict[str, Mapping[str, float]] = {}  # what reopened runs were ended with
 
     def write(self, run: str, *events: Event) -> None:
         """Store events of one run, in order; those that are for people only are passed over."""
@@ -96,7 +97,7 @@ class MlflowStore:
             elif isinstance(event, ModelSaved):
                 self._log_model(run, event)
             elif isinstance(event, RunClosed) and run in self._runs:  # not interrupted before it was opened
-                self._log(run, _closing(pending, event))
+                self._log(run, _closing(pending, event, known=self._known.get(run, {})))
                 self.client.set_terminated(self._id(run), STATUS[event.state])
                 pending = _Pending()
         self._log(run, pending)
@@ -163,6 +164,7 @@ class MlflowStore:
             self.client.update_run(run.info.run_id, status="RUNNING")
             for stale in {"fttune.state", "fttune.cause"} & run.data.tags.keys():
                 self.client.delete_tag(run.info.run_id, stale)
+            self._known[key] = run.data.metrics
             history = self.client.get_metric_history(run.info.run_id, "train/loss")
             self._logged[key] = max((point.step for point in history), default=0)
             pending.tags |= event.tags
@@ -257,10 +259,10 @@ class MlflowStore:
                 )
 
 
-def _closing(pending: _Pending, event: RunClosed) -> _Pending:
-    """Return what is pending with what the run's end adds."""
+def _closing(pending: _Pending, event: RunClosed, *, known: Mapping[str, float]) -> _Pending:
+    """Return what is pending with what the run's end adds, but for values that are there: MLflow keeps both."""
     now = time.time_ns() // 1_000_000
-    last = [Metric(name, value, now, 0) for name, value in event.metrics.items()]
+    last = [Metric(name, value, now, 0) for name, value in event.metrics.items() if known.get(name) != value]
     tags = {**pending.tags, "fttune.state": event.state, **event.tags}
     return _Pending([*pending.metrics, *last], pending.params, tags, pending.stored)
 

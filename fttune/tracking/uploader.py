@@ -13,6 +13,7 @@ from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fttune.errors import FttuneError, TrackingFailed
+from fttune.files import cannot_write, is_of_disk
 from fttune.training.events import Entry, Event, Notice, RunClosed, StudyProgress
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Uploader:
         Raises:
             StoreError: the store cannot be used as it stands.
             TrackingFailed: MLflow refused.
+            CannotWrite: the disk of a local store is full or fails.
         """
         self.flush()
         answer: Answer = self._result(self._pool.submit(lambda: query(self._opened())))
@@ -132,6 +134,8 @@ class Uploader:
             return future.result()
         if isinstance(error, FttuneError):
             raise error
+        if self._uri.startswith("sqlite:") and is_of_disk(error):
+            raise cannot_write(self._artifacts.parent, error) from error
         raise TrackingFailed(f"MLflow at {self._uri} did not take what was logged: {error}") from error
 
     def _opened(self) -> "MlflowStore":

@@ -91,7 +91,9 @@ def _revision(file: Path, schema: Schema) -> str:
     try:
         with closing(_opened(file)) as database:
             tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
-            found = "alembic_version" in tables and database.execute("select version_num from alembic_version").fetchone()
+            found = (
+                "alembic_version" in tables and database.execute("select version_num from alembic_version").fetchone()
+            )
     except sqlite3.DatabaseError as error:
         raise StoreError(f"{file}: cannot be read: damaged, or no SQLite database ({error}); {instead}") from error
     if not found:

@@ -94,7 +94,7 @@ class StudyBusy(WorkFailed):
 
 
 class CannotWrite(WorkFailed):
-    """A disk is full or fails. No fault of the trial under way: it stays as an interrupted one does, to be gone on with."""
+    """A disk is full or fails: no fault of the trial under way, which can be gone on with, like an interrupted one."""
 
 
 class TrackingFailed(WorkFailed):

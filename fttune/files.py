@@ -46,7 +46,7 @@ def replacing(file: Path, *, overwrite: bool = True) -> Iterator[Path]:
     `write_atomically`.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.stem}.{os.getpid()}@{_machine()}.tmp{file.suffix}")
+    temporary = _temporary(file)
     try:
         yield temporary
         flush(temporary)
@@ -110,20 +110,53 @@ def _nearest(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete below a folder the temporary files of processes that were killed.
+@contextmanager
+def temporary_folder(parent: Path, stem: str) -> Iterator[Path]:
+    """Hand out a new folder that is deleted at the end of the block, or by `remove_leftovers`. Raises OSError."""
+    folder = _temporary(parent / stem)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
-    One of this machine goes when its process has ended. Of another machine that cannot be known: its file goes when
-    nobody has written to it for a day. Links are not followed.
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Hand out the path of a folder that the block makes and fills; at its end all is flushed and it gets its name.
+
+    Raises OSError: the disk is full, or there is something under the name; then nothing is left behind.
     """
-    for place, _folders, names in os.walk(folder):
-        for name in names:
-            if found := _TEMPORARY.fullmatch(name):
-                file = Path(place, name)
-                with suppress(OSError):  # another process may have deleted it, or still be at it
+    with temporary_folder(folder.parent, folder.name) as place:
+        made = place / folder.name
+        yield made
+        for path in (*made.rglob("*"), made):
+            flush(path)
+        made.rename(folder)
+        flush(folder.parent)
+
+
+def remove_leftovers(folder: Path, *, apart_from: Path | None = None) -> None:
+    """Delete below a folder, but for one in it, the temporary files and folders of processes that were killed.
+
+    One of this machine goes when its process has ended. Of another machine that cannot be known: what it left goes when
+    it has not changed for a day. Links are not followed.
+    """
+    for place, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(place, name)
+            found = _TEMPORARY.fullmatch(name)
+            if found and path != apart_from:
+                with suppress(OSError):  # another process may have deleted it
                     own = found["machine"] == _machine()
-                    if _has_ended(int(found["process"])) if own else _is_abandoned(file):
-                        file.unlink()
+                    if _has_ended(int(found["process"])) if own else _is_abandoned(path):
+                        shutil.rmtree(path) if name in folders else path.unlink()
+        folders[:] = [name for name in folders if Path(place, name) != apart_from and not _TEMPORARY.fullmatch(name)]
+
+
+def _temporary(path: Path) -> Path:
+    """Return the name beside a path under which this process fills it; it says whose it is."""
+    return path.with_name(f".{path.stem}.{os.getpid()}@{_machine()}.tmp{path.suffix}")
 
 
 def _machine() -> str:
@@ -186,11 +219,15 @@ def _of_disk(error: BaseException) -> str | None:
 
 @contextmanager
 def told(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a CannotWrite about `path`."""
+    """Turn an OSError of the block into a CannotWrite about `path`; torch's writers hide one in a RuntimeError."""
     try:
         yield
     except OSError as error:
         raise cannot_write(path, error) from error
+    except RuntimeError as error:
+        if lacks_room(error, path):
+            raise cannot_write(path, error) from error
+        raise
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fttune import searching
 from fttune.app.provenance import provenance
+from fttune.app.room import prepare_disk
 from fttune.app.session import Display, Session, delivered_on_interruption, open_session
 from fttune.app.studies import CLOSED, checkpoint_of, identity_of, is_finished
 from fttune.app.train import inputs_key, prepare_in
@@ -50,6 +51,7 @@ def search(
         StudyBusy: another process searches this study.
         TooManyFailures: `budget.max_failed` trials in a row failed.
         TrackingFailed: MLflow did not take what was logged.
+        CannotWrite: a disk is full or fails; the same call continues when it is seen to.
     """
     workspace = workspace or Workspace.at()
     with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
@@ -64,6 +66,8 @@ def search(
             if _is_closed(study, stored):
                 session.notice(stored.study_name, f"study {stored.study_name} is finished: nothing to do")
             else:
+                left = max(0, study.total_trials - searching.counted(stored))
+                prepare_disk(session, stored.study_name, inputs, checkpoints=left)
                 own = {inputs_key(study.experiment): inputs}
                 study_id = str(stored.user_attrs[searching.ID])
                 trials = Trials(study, session, stored.study_name, study_id, own, _costs(session, stored))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from fttune.app.provenance import provenance
+from fttune.app.room import prepare_disk
 from fttune.app.session import Display, Session, open_session
 from fttune.config import Experiment, load_experiment
 from fttune.config.data import CrossValidation
@@ -77,6 +78,7 @@ def train(
         inputs = prepare_in(session, experiment)
         check_recipe(experiment, inputs)
         session.uploader.open()  # refuses a store that cannot be used, before any work
+        prepare_disk(session, experiment.name, inputs, checkpoints=2)  # the best and the last
         return _train_in(session, experiment, inputs, run=f"train/{experiment.name}/{uuid.uuid4().hex[:12]}")
 
 

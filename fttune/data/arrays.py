@@ -30,7 +30,10 @@ _BLOCK_BYTES = 2**24
 
 
 class NoRoom(Exception):
-    """What is to be written fits neither the budget nor the disk, or that fails; `str()` is the cause. Nothing of it is left there."""
+    """What is to be written fits neither the budget nor the disk, or that fails; `str()` is the cause.
+
+    Nothing of it is left there.
+    """
 
 
 class ArrayCache:

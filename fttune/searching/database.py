@@ -52,7 +52,7 @@ def open_storage(uri: str, *, locks: Path) -> RDBStorage:
         raise StoreError(f"{shown}: Optuna cannot use this store: {_first_line(error)}") from error
     except SQLAlchemyError as error:
         raise StoreError(
-            f"{shown}: Optuna cannot use this store: {_first_line(error)}; see that it runs, and that `storage` is right"
+            f"{shown}: Optuna cannot use this store: {_first_line(error)}; see that it runs, and that its URL is right"
         ) from error
 
 

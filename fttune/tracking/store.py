@@ -25,6 +25,7 @@ from mlflow.tracking import MlflowClient
 
 from fttune.config.experiment import as_param
 from fttune.errors import StoreError
+from fttune.files import flush
 from fttune.tracking.schema import prepare_database
 from fttune.training.events import (
     STUDY_ID,
@@ -285,6 +286,7 @@ def _linked(source: Path, target: Path) -> bool:
     try:
         target.unlink(missing_ok=True)
         target.hardlink_to(source)
+        flush(target.parent)
     except OSError:  # another file system, or one without links
         return False
     return True

@@ -13,8 +13,11 @@ import sys
 import threading
 import traceback
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import IO
+
+from tests.processes import PRELOAD
 
 FAMILIES = {"own": 1, "sqlite": 2}
 CALLS_BYTES = 1 << 20
@@ -108,40 +111,56 @@ def warm_up(root: Path, plugin: Path) -> None:
     """Import everything, and run a whole study."""
     import torch
 
-    import fttune.app.report
-    import fttune.cli
-    import fttune.display
+    import fttune
     from fttune.config import load_study
     from fttune.config.workspace import Workspace
 
+    for name in PRELOAD:
+        import_module(name)
     torch.set_num_threads(1)
     study = load_study(next((root / "studies").glob("*.yaml")))
     fttune.search(study, workspace=Workspace.at(root, plugins=[plugin]))
 
 
-def _run(arguments: list[str], cwd: Path, fault: Fault, disk: ctypes.CDLL, told: int) -> int:
-    from fttune.cli import main
+def in_a_fork(arguments: list[str]) -> int:
+    """Run `fttune ARGUMENTS` here and return its exit code; what it prints goes where this process's does."""
+    for name in PRELOAD:
+        import_module(name)
+    if (child := os.fork()) == 0:
+        os.dup2(2, 1)
+        os._exit(_exit_code(arguments))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
+
+def _run(arguments: list[str], cwd: Path, fault: Fault, disk: ctypes.CDLL, told: int) -> int:
     os.chdir(cwd)
     for stream, name in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    disk.arm(fault.folder.encode(), FAMILIES[fault.family], ctypes.c_long(fault.k), fault.code)
+    code = _exit_code(arguments)
+    calls = disk.calls()
+    disk.arm(b"", 0, ctypes.c_long(0), 0)
+    os.write(told, calls)
+    return code
+
+
+def _exit_code(arguments: list[str]) -> int:
+    """Run a command in this process, and do what an interpreter does at a program's end."""
+    from fttune.cli import main
+
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     sys.argv = ["fttune", *arguments]
     code = 0
-    disk.arm(fault.folder.encode(), FAMILIES[fault.family], ctypes.c_long(fault.k), fault.code)
     try:
         main()
-        threading._shutdown()  # as at the end of any process: wait for its threads
+        threading._shutdown()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 (so does an interpreter)
         traceback.print_exc()
         code = 1
-    calls = disk.calls()
-    disk.arm(b"", 0, ctypes.c_long(0), 0)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.write(told, calls)
     return code
 
 

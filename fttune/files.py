@@ -211,9 +211,9 @@ def is_of_disk(error: BaseException) -> bool:
 
 
 def _of_disk(error: BaseException) -> str | None:
-    """Return what a disk said."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
+    """Return what a disk said; an error of the network has no number, or is not the system's."""
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError) and error.errno is not None:
+        return error.strerror
     return str(error) if hasattr(error, "sqlite_errorname") else None
 
 

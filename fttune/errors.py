@@ -7,12 +7,13 @@ FttuneError
 │   ├── DataError            images, labels, splits
 │   ├── WeightsError         a checkpoint or pretrained weights
 │   ├── StudyChanged         the study on disk is not the study in the store
-│   └── StoreError           mlruns/ moved or unreadable
+│   └── StoreError           a store moved, damaged, or of another version
 └── WorkFailed               exit 1: the input was fine, the work was not
     ├── Diverged             a loss or metric became NaN or infinite
     ├── OutOfMemory          a recipe does not fit into the memory of its device, or of the machine
     ├── TooManyFailures      `budget.max_failed` trials in a row failed
     ├── StudyBusy            another process searches this study
+    ├── CannotWrite          a disk is full or fails; what was under way is kept, and the same command goes on
     └── TrackingFailed       MLflow did not take what was logged
 
 Interrupted                  a BaseException, so that no `except Exception` swallows it: exit 128 + signal
@@ -111,7 +112,7 @@ class StudyChanged(BadInput):
 
 
 class StoreError(BadInput):
-    """The generated folder cannot be used as it stands."""
+    """The generated folder, or a store in it, cannot be used as it stands."""
 
 
 class WorkFailed(FttuneError):
@@ -132,6 +133,10 @@ class TooManyFailures(WorkFailed):
 
 class StudyBusy(WorkFailed):
     """Another process searches this study."""
+
+
+class CannotWrite(WorkFailed):
+    """A disk is full or fails: no fault of the trial under way, which can be gone on with, like an interrupted one."""
 
 
 class TrackingFailed(WorkFailed):

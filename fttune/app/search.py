@@ -11,6 +11,7 @@ from fttune import searching
 from fttune.app.attempts import Attempts, Watch
 from fttune.app.provenance import provenance
 from fttune.app.retention import Retained
+from fttune.app.room import prepare_disk
 from fttune.app.session import TRACKING, Display, Session, open_session, settled
 from fttune.app.studies import CLOSED, checkpoint_of, identity_of, is_finished, lost_checkpoint
 from fttune.app.train import inputs_key, prepare_in
@@ -62,6 +63,7 @@ def search(
         StudyBusy: another process searches this study.
         TooManyFailures: `budget.max_failed` trials in a row failed.
         TrackingFailed: MLflow did not take what was logged.
+        CannotWrite: a disk is full or fails; the same call continues when it is seen to.
     """
     workspace = workspace or Workspace.at()
     with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
@@ -78,6 +80,8 @@ def search(
                 retained.settle()
                 session.notice(stored.study_name, f"study {stored.study_name} is finished: nothing to do")
             else:
+                left = max(0, study.total_trials - searching.counted(stored))
+                prepare_disk(session, stored.study_name, inputs, checkpoints=left)
                 own = {inputs_key(study.experiment): inputs}
                 study_id = str(stored.user_attrs[searching.ID])
                 attempts = Attempts(stored, study.retries, watch)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from fttune.app.provenance import provenance
+from fttune.app.room import prepare_disk
 from fttune.app.session import Display, Session, open_session
 from fttune.config import Experiment, load_experiment
 from fttune.config.data import CrossValidation
@@ -83,6 +84,7 @@ def train(
         inputs = prepare_in(session, experiment)
         check_recipe(experiment, inputs)
         session.uploader.open()  # refuses a store that cannot be used, before any work
+        prepare_disk(session, experiment.name, inputs, checkpoints=2)  # the best and the last
         with own_run(session, f"train/{experiment.name}/{fingerprint_of(experiment, inputs)[:12]}") as run:
             return _train_in(session, experiment, inputs, run=run, reopen=session.states_of(run).exists())
 

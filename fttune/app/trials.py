@@ -19,7 +19,7 @@ from fttune.config.depth import DEPTH, resolved_depth
 from fttune.config.distributions import Categorical, Float, Int
 from fttune.config.experiment import flatten
 from fttune.config.sections import COSTS, MEMORY, PARAMETERS, SECONDS
-from fttune.errors import Diverged, FttuneError, Interrupted, OutOfMemory
+from fttune.errors import CannotWrite, Diverged, FttuneError, Interrupted, OutOfMemory
 from fttune.searching import Asked, Outcome
 from fttune.training import (
     CheckpointFolder,
@@ -94,7 +94,7 @@ class Trials:
         """Close the runs of trials that wait to go on, as interrupted; what they go on from is kept."""
         while self._paused:
             _, (asked, fit) = self._paused.popitem()
-            with suppress(OSError):
+            with suppress(OSError, CannotWrite):
                 fit.keep()
             self._log(asked, RunClosed("interrupted"))
 
@@ -215,7 +215,7 @@ class Trials:
             outcome = self._outcome(experiment, result)
             metrics = result_metrics(experiment, result) | self._costs_in(outcome)
             return outcome, RunClosed(result.state, metrics=metrics)
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt, CannotWrite):
             raise
         except Diverged as error:
             return Outcome("diverged", cause=str(error)), RunClosed("diverged", {"fttune.cause": "diverged"})
@@ -350,7 +350,7 @@ class Trials:
     def _closed_when_interrupted(self, trials: Sequence[Asked]) -> Iterator[None]:
         try:
             yield
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt, CannotWrite):
             for asked in trials:
                 self._log(asked, RunClosed("interrupted"))
             raise

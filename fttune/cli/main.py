@@ -12,17 +12,20 @@ def main() -> None:
     import os
     import sys
     import traceback
+    from pathlib import Path
 
     from fttune.errors import FttuneError, Interrupted
+    from fttune.files import cannot_write
 
     _install_signal_handlers()
     try:
         app()
-    except FttuneError as error:
+    except (FttuneError, OSError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        typer.echo(str(error), err=True)
-        sys.exit(error.exit_code)
+        told = error if isinstance(error, FttuneError) else cannot_write(Path(error.filename or "."), error)
+        typer.echo(str(told), err=True)
+        sys.exit(told.exit_code)
     except Interrupted as interruption:
         typer.echo("interrupted; run the same command again", err=True)
         sys.stdout.flush()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fttune.config.known import shown
 from fttune.errors import WeightsError, one_line
-from fttune.files import release, replacing, write_atomically
+from fttune.files import release, replacing, told, write_text
 from fttune.models import tensor_file
 from fttune.models.tensor_file import Shared
 
@@ -145,10 +145,14 @@ def write_tensors(
 
     Those of `shared` are written too. The JSON with the sha256 comes last: a crash in between leaves a checkpoint that
     does not verify, never one that silently pairs new weights with old metadata.
+
+    Raises:
+        CannotWrite: the disk is full or fails.
     """
-    with replacing(file) as temporary:
-        sha256 = tensor_file.write(temporary, state, shared or Shared())
-    release(file)
-    document = json.dumps({"schema": SCHEMA, **sidecar, "sha256": sha256}, indent=1)
-    write_atomically(file.with_suffix(".json"), lambda temporary: temporary.write_text(document, encoding="utf-8"))
+    with told(file):
+        with replacing(file) as temporary:
+            sha256 = tensor_file.write(temporary, state, shared or Shared())
+        release(file)
+        document = json.dumps({"schema": SCHEMA, **sidecar, "sha256": sha256}, indent=1)
+        write_text(file.with_suffix(".json"), document)
     return sha256

@@ -1,5 +1,6 @@
 """Ask, run, tell; resume; prune. The only room that imports optuna."""
 
+from fttune.searching.database import open_storage
 from fttune.searching.executors import Asked, Executor, Inline, Objective, Outcome
 from fttune.searching.ranking import front, ranked
 from fttune.searching.retention import retained
@@ -10,7 +11,6 @@ from fttune.searching.store import (
     counted,
     current_name,
     facts_of,
-    open_storage,
     open_study,
     stored_studies,
     study_lock,

@@ -17,10 +17,11 @@ from mlflow.tracking import MlflowClient
 
 from fttune.config.experiment import as_param
 from fttune.errors import StoreError
-from fttune.files import private_file, private_folder
+from fttune.files import private_folder
 from fttune.tracking.artifacts import Refused, local_folder, save_file
 from fttune.tracking.models import Models
 from fttune.tracking.removal import may_lose_checkpoint, remove_checkpoint
+from fttune.tracking.schema import prepare_database
 from fttune.training.events import (
     REMOVED,
     STUDY_ID,
@@ -74,7 +75,7 @@ class MlflowStore:
         """Open the store and make its tables, once, under a lock.
 
         Raises:
-            StoreError: the generated folder was moved since its artifacts were written.
+            StoreError: the generated folder was moved since its artifacts were written, or `prepare_database` says so.
         """
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -82,9 +83,7 @@ class MlflowStore:
         self.uri, self.artifacts = uri, artifacts
         private_folder(locks)
         with FileLock(locks / "mlflow-schema.lock"):
-            if uri.startswith("sqlite:///"):
-                private_folder((file := Path(uri.removeprefix("sqlite:///"))).parent)
-                private_file(file)
+            prepare_database(uri)
             self.client = MlflowClient(uri)
             self._refuse_moved_artifacts()
         self._models = Models(self.client)

@@ -17,6 +17,7 @@ from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fttune.errors import FttuneError, StoreError, TrackingFailed
+from fttune.files import cannot_write, is_of_disk
 from fttune.tracking.delivery import Deliveries, Delivery, Unreachable
 from fttune.tracking.records import FOR_PEOPLE
 from fttune.tracking.redaction import redacted, redacted_text
@@ -122,6 +123,7 @@ class Uploader:
         Raises:
             StoreError: the store cannot be used as it stands.
             TrackingFailed: MLflow does not answer; at once when it did not a moment ago.
+            CannotWrite: the disk of a local store is full or fails.
         """
         with self._changed:
             if self._outage is not None and time.monotonic() - self._outage.failed < RECENT_SECONDS:
@@ -299,6 +301,8 @@ class Uploader:
     def _error(self, error: BaseException) -> FttuneError:
         if isinstance(error, FttuneError):
             return error
+        if self._is_local and is_of_disk(error):
+            return cannot_write(self._target.artifacts.parent, error)
         failed = TrackingFailed(f"MLflow at {self._target.label} does not answer: {_reason(error)}")
         failed.__cause__ = error
         return failed

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fttune.config import Experiment
 from fttune.config.policy import Policy, resolve
-from fttune.errors import Diverged, Interrupted, OutOfMemory
+from fttune.errors import CannotWrite, Diverged, Interrupted, OutOfMemory
 from fttune.interruption import uninterrupted
 from fttune.models.tensor_file import Shared
 from fttune.training import resume
@@ -201,7 +201,7 @@ class Cohort:
                 self._keep(found, after_seconds=resume.EVERY_SECONDS)
             self._keep(found, after_seconds=resume.PAUSED_SECONDS)
         except (Interrupted, KeyboardInterrupt):
-            with suppress(OSError):  # what is raised is the interruption
+            with suppress(OSError, CannotWrite):  # what is raised is the interruption
                 self._keep(found)
             raise
         run.close()

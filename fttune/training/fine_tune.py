@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from fttune.config import Experiment
-from fttune.errors import BadInput, Diverged, Interrupted
+from fttune.errors import BadInput, CannotWrite, Diverged, Interrupted
 from fttune.freezing import apply_phase
 from fttune.training import resume
 from fttune.training.checkpoints import CheckpointFolder
@@ -195,7 +195,7 @@ class Fit:
             yield
         except (Diverged, Interrupted, KeyboardInterrupt) as error:
             if not isinstance(error, Diverged):
-                with suppress(OSError):  # what is raised is the interruption
+                with suppress(OSError, CannotWrite):  # what is raised is the interruption
                     self.keep()
             if self._checkpoints and self._checkpoints.keep_last and self._training.best.ended:
                 self._write(self._checkpoints)

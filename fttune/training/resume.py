@@ -72,7 +72,7 @@ class Kept:
         """Write a state when so much time has passed since the last one; None is what cannot be written now.
 
         Raises:
-            OSError: the disk is full; the states before are untouched.
+            CannotWrite: the disk is full or fails; the states before are untouched.
         """
         if time.monotonic() - self._saved_at < after_seconds or (found := state()) is None:
             return

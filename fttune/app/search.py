@@ -189,7 +189,7 @@ class _Search:
             self._compare_environment()
             self._log_folds()
             running = [trial for trial in self.stored.get_trials(deepcopy=False) if not trial.state.is_finished()]
-            self.trials.drop_states(but={trial.number for trial in running})
+            self.trials.states.drop(but={trial.number for trial in running})
             self.done = searching.counted(self.stored)
             self.best = next((trial.values[0] for trial in searching.ranked(self.stored)), None)
             self._report_progress()
@@ -201,7 +201,7 @@ class _Search:
                 abandon=self.trials.abandon,
                 reuse=self._reuse,
             )
-            self.trials.drop_states()
+            self.trials.states.drop()
             best = searching.ranked(self.stored)
             closed = self._crown(best[0]) if best else RunClosed("complete")
         except (Interrupted, KeyboardInterrupt):

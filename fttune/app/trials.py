@@ -1,18 +1,17 @@
 """A study's trials, each as one run in MLflow: opened, trained, logged, closed. Knows neither Optuna nor the budget."""
 
 import os
-import shutil
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from fttune.app.attempts import Attempts, ended_by, write_traceback
 from fttune.app.session import Session
+from fttune.app.states import States
 from fttune.app.train import inputs_key, result_metrics, shared_inputs
 from fttune.config import Experiment, Study
 from fttune.config.depth import DEPTH, resolved_depth
@@ -64,21 +63,22 @@ class Trials:
     _begins: dict[tuple[int, int], Begin] = field(default_factory=dict)
     _ended: dict[int, Outcome] = field(default_factory=dict)
     _paused: dict[int, tuple[Asked, Fit]] = field(default_factory=dict)
-    _done: list[Asked] = field(default_factory=list)
-    _block: int | None = None
+
+    @cached_property
+    def states(self) -> States:
+        """What its trials go on from after a crash."""
+        return States(self.session.states_of(self.name), self.study.batch)
 
     def run(self, asked: Asked) -> Outcome:
         """Run one trial, or go on with one that paused. All that it logged is on disk before this returns its end.
 
         Without a pruner nothing has to be decided between a cohort's trials: the first runs all that are left of it.
         """
-        self._drop_older(asked.number // self.study.batch)
-        if not asked.resumed and asked.number not in self._paused:
-            self._drop(asked)  # of a trial that had this number before the stores were deleted
+        self.states.begin(asked.number, anew=not asked.resumed and asked.number not in self._paused)
         if asked.number not in self._ended:
             self._ended |= self._work_on(asked)
         if self._ended[asked.number].state != "paused":
-            self._done.append(asked)
+            self.states.end(asked.number)
         return self._ended.pop(asked.number)
 
     def together(self, asked: Asked) -> Hashable:
@@ -97,27 +97,6 @@ class Trials:
             with suppress(OSError, CannotWrite):
                 fit.keep()
             self._log(asked, RunClosed("interrupted"))
-
-    def drop_states(self, *, but: Collection[int] = ()) -> None:
-        """Delete what trials would go on from, those of these numbers excepted."""
-        for folder in self.session.states_of(self.name).glob("[0-9]*"):
-            if int(folder.name) not in but:
-                shutil.rmtree(folder, ignore_errors=True)
-        if not but:
-            shutil.rmtree(self._blocks, ignore_errors=True)
-
-    def _drop_older(self, block: int) -> None:
-        """Delete what trials that have been told of would go on from, and cohorts of other blocks than this one."""
-        while self._done:
-            self._drop(self._done.pop())
-        if block != self._block:
-            for folder in self._blocks.glob("*"):
-                if folder.name != str(block):
-                    shutil.rmtree(folder, ignore_errors=True)
-        self._block = block
-
-    def _drop(self, asked: Asked) -> None:
-        shutil.rmtree(self.session.states_of(self._key(asked)), ignore_errors=True)
 
     def abandon(self, asked: Asked, cause: str) -> None:
         """Close the run of a trial that was asked and will not run, or not go on."""
@@ -182,10 +161,8 @@ class Trials:
         with self._closed_when_interrupted(cohort), ThreadPoolExecutor(WRITERS) as pool:
             self._open(cohort[0], self._params(cohort[0]))
             first = self._finished(*works[0])
-            quiet = not self._measures and first[0].state not in (
-                "failed",
-                "out_of_memory",
-            )  # nothing may disturb what is measured
+            failed = first[0].state in ("failed", "out_of_memory")
+            quiet = not self._measures and not failed  # nothing may disturb what is measured
             members = all(map(is_member, chain.from_iterable(begins)))
             side_by_side = pool.map if quiet and members else map
             ended = chain([first], side_by_side(lambda work: self._finished(*work), works[1:]))
@@ -231,7 +208,7 @@ class Trials:
     def _fitted(self, asked: Asked, experiment: Experiment, begin: Begin, emit: Emit) -> FineTuneResult | None:
         """Train, or go on where the trial paused; return None when it pauses."""
         _, fit = self._paused.pop(asked.number, (asked, None))
-        files = CheckpointFolder(self.session.files_of(key := self._key(asked)), states=self.session.states_of(key))
+        files = CheckpointFolder(self.session.files_of(self._key(asked)), states=self.states.of(asked.number))
         fit = fit or Fit(begin(), emit=emit, checkpoints=files)
         result = fit.go_on(lambda ended: self._judge(asked, experiment, ended))
         if result is None:
@@ -244,10 +221,9 @@ class Trials:
         results: list[FineTuneResult] = []
         verdict: Verdict = "go"
         for fold, begin in enumerate(begins, start=1):
-            own = [
-                place(self._key(asked)) / f"fold-{fold}" for place in (self.session.files_of, self.session.states_of)
-            ]
-            files = CheckpointFolder(own[0], states=own[1], keeps_end=True)
+            own = f"fold-{fold}"
+            states = self.states.of(asked.number) / own
+            files = CheckpointFolder(self.session.files_of(self._key(asked)) / own, states=states, keeps_end=True)
             results.append(finish(begin(), emit=in_fold(emit, fold), checkpoints=files))
             emit(fold_ended(results[-1], fold))
             value = results[-1].value
@@ -310,14 +286,9 @@ class Trials:
         cohort = asked.cohort or (asked,)
         experiments = [self.study.experiment.replace(one.values) for one in cohort]
         inputs = self._inputs_of(experiments[0]).of_fold(fold)
-        folder = self._blocks / str(asked.number // self.study.batch) / f"{cohort[0].number}-fold-{fold}"
+        folder = self.states.of_cohort(cohort[0].number, asked.number) / f"fold-{fold}"
         begins = plan(experiments, inputs, monitor=self.study.metric, folder=folder)
         return {one.number: begin for one, begin in zip(cohort, begins, strict=True) if one.number >= asked.number}
-
-    @property
-    def _blocks(self) -> Path:
-        """Where cohorts keep how they stand, a folder for each block of trials."""
-        return self.session.states_of(f"{self.name}/blocks")
 
     def _recipe(self, asked: Asked) -> Experiment | None:
         """Return the recipe of a trial, None when its values make none."""

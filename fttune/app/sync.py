@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from fttune.app.session import TRACKING, Display, target_of
 from fttune.config.workspace import Workspace
-from fttune.tracking.delivery import Deliveries, Unreachable
+from fttune.tracking.delivery import Deliveries, Unreachable, why
 from fttune.tracking.redaction import HIDDEN, redacted_text
 from fttune.tracking.spool import Target, Waiting, waiting_in
 from fttune.training.events import Entry, Notice
@@ -81,7 +81,7 @@ def _deliver(deliveries: Deliveries) -> str | None:
             except Unreachable as error:
                 failures, progress = 1 if deliveries.events > progress else failures + 1, deliveries.events
                 if failures > len(PAUSES_SECONDS):
-                    return redacted_text(" ".join(str(error.__cause__).split())[:300])
-                time.sleep(PAUSES_SECONDS[failures - 1])
+                    return why(error.__cause__ or error)
+                time.sleep(max(PAUSES_SECONDS[failures - 1], error.late_seconds))
     finally:
         deliveries.close()

@@ -5,6 +5,7 @@ begun, is looked for first: each point is stored once.
 """
 
 import shutil
+import sqlite3
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -13,17 +14,37 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from fttune.tracking.redaction import redacted_text
 from fttune.tracking.spool import Group, Spool, Target, entries_of, refuse, spool_files
 from fttune.training.events import Entry, Event, RunClosed, RunOpened
 
 if TYPE_CHECKING:
     from fttune.tracking.store import MlflowStore
 
+MAX_REASON = 300  # characters
 LOCK_SECONDS = 10.0  # what an earlier command left is mostly a matter of seconds
 
 
 class Unreachable(Exception):
-    """MLflow did not take something that it may take at another time; `__cause__` says why."""
+    """MLflow did not take something that it may take at another time, `late_seconds` from now at the earliest.
+
+    `__cause__` says why.
+    """
+
+    def __init__(self, late_seconds: float = 0.0) -> None:
+        self.late_seconds = late_seconds
+        super().__init__(late_seconds)
+
+
+def why(error: BaseException) -> str:
+    """Return why something did not go, on one line and without secrets: the cause where that is the system's or the
+    database's, for clients wrap it in a page of text."""
+    root = error
+    while (deeper := root.__cause__ or root.__context__) is not None:
+        root = deeper
+    said = root if isinstance(root, OSError | sqlite3.Error) else error
+    text = " ".join(str(said).split()) or type(said).__name__
+    return redacted_text(text[:MAX_REASON])
 
 
 @dataclass
@@ -82,7 +103,7 @@ class Delivery:
 
     def _deliver(self, store: "MlflowStore", group: Group) -> None:
         """Write a group; of one that is refused, what is to blame is kept elsewhere, and the rest is written."""
-        from fttune.tracking.replies import is_refusal
+        from fttune.tracking.replies import is_refusal, late_seconds
 
         if not self._parts:
             for line in group.damaged:
@@ -96,7 +117,7 @@ class Delivery:
                 store.write(group.run, *part.events, again=again)
             except Exception as error:
                 if not is_refusal(error):
-                    raise Unreachable from error
+                    raise Unreachable(late_seconds(error)) from error
                 if len(part.events) > 1:
                     self._parts[0] = _Part(part.events[:1], True)
                     self._parts.insert(1, _Part(part.events[1:], True))
@@ -192,6 +213,8 @@ class Deliveries:
         """Let go of all spools; this session's own is removed when nothing is left of it."""
         for delivery, _ in self._left:
             delivery.spool.release()
+        if self._store is not None:
+            self._store.close()
         if self.own is not None and self.own.spool.is_delivered:
             self.own.spool.remove()
         elif self.own is not None:

@@ -41,14 +41,22 @@ class Models:
         except FileNotFoundError as error:
             raise Refused(f"{event.checkpoint} is gone, so its model cannot be logged") from error
         model = self._find(run, digest) or self._create(run, digest)
-        if model.status == LoggedModelStatus.READY:
-            return
+        if model.status != LoggedModelStatus.READY:
+            self._store(run, model, event)
+        self.drop(model.model_id)
+
+    def drop(self, *exported: str) -> None:
+        """Forget what was exported of models; default: of all."""
+        for model_id in exported or tuple(self._exported):
+            if model_id in self._exported:
+                self._exported.pop(model_id).cleanup()
+
+    def _store(self, run: Run, model: LoggedModel, event: ModelSaved) -> None:
         self._client.log_model_artifacts(model.model_id, self._export(run, model, event))
         present = self._client.get_run(run.info.run_id).outputs
         if model.model_id not in {one.model_id for one in (present.model_outputs if present else ())}:
             self._client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
         self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-        self._exported.pop(model.model_id).cleanup()
 
     def _find(self, run: Run, digest: str) -> LoggedModel | None:
         wanted = f"source_run_id = '{run.info.run_id}' AND tags.`{CHECKPOINT}` = '{digest}'"

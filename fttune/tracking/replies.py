@@ -1,6 +1,7 @@
 """What a failed request says: that it can never succeed, or that it may at another time. Imports mlflow."""
 
 import requests
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_STATE, ErrorCode
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -29,6 +30,14 @@ def is_refusal(error: Exception) -> bool:
 def is_misconfiguration(error: Exception) -> bool:
     """Return whether a store answers, but not to this address or these credentials."""
     return isinstance(error, MlflowException) and 400 <= _status(error) < 500 and _status(error) not in (408, 429, 499)
+
+
+def late_seconds(error: Exception) -> float:
+    """Return how long a request that got no answer in time may still be at work: nothing is to be looked for before."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, requests.ReadTimeout):
+        found = found.__cause__ or found.__context__
+    return 0.0 if found is None else float(MLFLOW_HTTP_REQUEST_TIMEOUT.get())  # type: ignore[no-untyped-call]
 
 
 def _status(error: MlflowException) -> int:

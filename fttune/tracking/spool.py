@@ -154,7 +154,7 @@ class Spool:
 
     def read(self) -> list[Group]:
         """Return the next groups, the first `done` of them delivered; none when all of the file is."""
-        text = _whole_lines(self._descriptor, self.delivered, self.end or self.size)
+        text = _whole_lines(self._descriptor, self.delivered, self.end if self.done else self.size)
         self.end = self.delivered + len(text)
         return _groups(text)
 
@@ -172,7 +172,7 @@ class Spool:
     def waiting(self) -> list[Group]:
         """Return the groups that are left, without reading on."""
         found, start = [], self.delivered
-        end = self.end or self.size
+        end = self.end if self.done else self.size
         while text := _whole_lines(self._descriptor, start, end):
             end = self.size
             found += _groups(text)

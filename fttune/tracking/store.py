@@ -98,6 +98,10 @@ class MlflowStore:
         other._runs, other._opened, other._known = {}, {}, {}
         return other
 
+    def close(self) -> None:
+        """Drop what is kept for another attempt."""
+        self._models.drop()
+
     def answers(self) -> None:
         """Ask the store for next to nothing. Raises what its client raises."""
         self.client.search_experiments(max_results=1)

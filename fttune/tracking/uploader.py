@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fttune.errors import FttuneError, StoreError, TrackingFailed
 from fttune.files import cannot_write, is_of_disk
-from fttune.tracking.delivery import Deliveries, Delivery, Unreachable
+from fttune.tracking.delivery import Deliveries, Delivery, Unreachable, why
 from fttune.tracking.records import FOR_PEOPLE
 from fttune.tracking.redaction import redacted, redacted_text
 from fttune.tracking.spool import Spool, Target, entries_of, spool_files, waiting_in
@@ -37,16 +37,20 @@ RECENT_SECONDS = 2.0  # a failure that long ago answers a question too
 
 @dataclass
 class _Outage:
-    """MLflow does not take what is written: since when, why, and when it is tried again (monotonic seconds)."""
+    """MLflow does not take what is written: since when (monotonic seconds), why, and how long it is left alone.
+
+    `late` are seconds in which the request that failed may still be carried out.
+    """
 
     since: float
     failed: float
     pause: float
+    late: float
     error: BaseException
 
     @property
     def due(self) -> float:
-        return self.failed + self.pause
+        return self.failed + max(self.pause, self.late)
 
 
 class Uploader:
@@ -114,7 +118,7 @@ class Uploader:
         from fttune.tracking.replies import is_misconfiguration
 
         if self._is_local or (isinstance(error, Exception) and is_misconfiguration(error)):
-            raise StoreError(f"MLflow cannot use {self._target.label}: {_reason(error)}") from error
+            raise StoreError(f"MLflow cannot use {self._target.label}: {why(error)}") from error
         self._tell_outage(error)
 
     def ask(self, query: Callable[["MlflowStore"], Answer]) -> Answer:
@@ -126,8 +130,9 @@ class Uploader:
             CannotWrite: the disk of a local store is full or fails.
         """
         with self._changed:
-            if self._outage is not None and time.monotonic() - self._outage.failed < RECENT_SECONDS:
-                raise self._error(self._outage.error)
+            outage = self._outage
+            if outage is not None and time.monotonic() - outage.failed < max(RECENT_SECONDS, outage.late):
+                raise self._error(outage.error)
         asked = self._ask(query, drains=True)
         error = asked.exception()
         if error is not None:
@@ -156,9 +161,11 @@ class Uploader:
             self._changed.notify_all()
 
             def is_over() -> bool:
-                outage = self._outage
-                gone = outage is not None and outage.failed - max(outage.since, begun) >= patience_seconds
-                return self._delivered >= ticket or self._closed or (self._failed >= ticket and gone)
+                if self._delivered >= ticket or self._closed:
+                    return True
+                if (outage := self._outage) is None or not (self._failed >= ticket or outage.late):
+                    return False
+                return outage.due - max(outage.since, begun) > patience_seconds  # the next attempt would be too late
 
             self._changed.wait_for(is_over, timeout_seconds)
             return self._delivered >= ticket
@@ -252,12 +259,12 @@ class Uploader:
                 self._answer(query, asked)
         if self._spool is None and not any(drains for *_, drains in questions):
             return
-        error = self._delivery_error()
+        error, late = self._delivery_error()
         with self._changed:
             if error is None:
                 self._delivered, self._outage = ticket, None
             else:
-                self._note_outage(ticket, error)
+                self._note_outage(ticket, error, late)
             self._changed.notify_all()
         for query, asked, drains in questions:
             if drains and error is not None:
@@ -265,16 +272,17 @@ class Uploader:
             elif drains:
                 self._answer(query, asked)
 
-    def _delivery_error(self) -> Exception | None:
+    def _delivery_error(self) -> tuple[Exception | None, float]:
+        """Deliver all that there is; return what came in between, and how long that may still go on (seconds)."""
         try:
             self.persist()
             self._deliveries.go_on()
         except Unreachable as unreachable:
             cause = unreachable.__cause__
-            return cause if isinstance(cause, Exception) else unreachable
+            return cause if isinstance(cause, Exception) else unreachable, unreachable.late_seconds
         except Exception as error:  # noqa: BLE001 (the thread's boundary: it is told, and tried again)
-            return error
-        return None
+            return error, 0.0
+        return None, 0.0
 
     def _answer(self, query: Callable[["MlflowStore"], Any], asked: "Future[Any]") -> None:
         try:
@@ -282,19 +290,19 @@ class Uploader:
         except Exception as error:  # noqa: BLE001 (it is raised where it was asked)
             asked.set_exception(error)
 
-    def _note_outage(self, ticket: int, error: Exception) -> None:
+    def _note_outage(self, ticket: int, error: Exception, late: float) -> None:
         now = time.monotonic()
         if self._outage is None:
-            self._outage = _Outage(now, now, FIRST_PAUSE_SECONDS, error)
+            self._outage = _Outage(now, now, FIRST_PAUSE_SECONDS, late, error)
             self._tell_outage(error)
         else:
             pause = min(max(2 * self._outage.pause, FIRST_PAUSE_SECONDS), LAST_PAUSE_SECONDS)
-            self._outage = _Outage(self._outage.since, now, pause, error)
+            self._outage = _Outage(self._outage.since, now, pause, late, error)
         self._failed = ticket
 
     def _tell_outage(self, error: BaseException) -> None:
         self._notices.append(
-            f"MLflow at {self._target.label} does not take what is logged ({_reason(error)}); the work goes on, and "
+            f"MLflow at {self._target.label} does not take what is logged ({why(error)}); the work goes on, and "
             f"that waits in {self._target.spools}"
         )
 
@@ -303,12 +311,6 @@ class Uploader:
             return error
         if self._is_local and is_of_disk(error):
             return cannot_write(self._target.artifacts.parent, error)
-        failed = TrackingFailed(f"MLflow at {self._target.label} does not answer: {_reason(error)}")
+        failed = TrackingFailed(f"MLflow at {self._target.label} does not answer: {why(error)}")
         failed.__cause__ = error
         return failed
-
-
-def _reason(error: BaseException) -> str:
-    """Return why MLflow does not answer, on one line and without secrets; its client repeats itself at length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return redacted_text(text[:300])

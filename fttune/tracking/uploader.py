@@ -7,6 +7,7 @@ request. The thread also imports mlflow, which takes seconds, while the main thr
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from threading import Condition
@@ -124,9 +125,9 @@ class Uploader:
         self._failed = False
 
     def _close_failed(self, run: str, closed: RunClosed) -> None:
-        """Close a run of which something could not be written."""
+        """Close a run of which something could not be written; its last metrics may be there, and MLflow keeps both."""
         if self._failed:
-            self._opened().write(run, closed)
+            self._opened().write(run, replace(closed, metrics={}))
 
     def _result(self, future: "Future[Any]", timeout_seconds: float | None = None) -> Any:
         error = future.exception(timeout_seconds)

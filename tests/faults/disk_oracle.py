@@ -17,7 +17,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 from safetensors import safe_open
 
-MEASURED = ("train/loss", "val/loss", "val/accuracy", "value", "best_epoch", "trainable_parameters")
+MEASURED = ("train/loss", "val/accuracy", "value", "best_value")
 Points = dict[str, list[tuple[int, float]]]
 
 
@@ -56,7 +56,7 @@ def read(mlruns: Path, *, study: str, experiment: str) -> Stores:
 
 
 def _trials(file: Path, study: str) -> dict[int, Trial]:
-    storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{file}", skip_table_creation=True)
     try:
         if study not in optuna.get_all_study_names(storage):
             return {}

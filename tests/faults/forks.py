@@ -6,6 +6,7 @@ refuses to fork once autograd has been used.
 """
 
 import ctypes
+import gc
 import json
 import os
 import subprocess
@@ -91,6 +92,8 @@ def serve(library: Path, root: Path, plugin: Path) -> None:
         if thread is not threading.current_thread():
             thread.join(10)
     assert threading.active_count() == 1, f"a fork has the calling thread alone, not {threading.enumerate()}"
+    gc.collect()
+    gc.freeze()  # what is shared with the forks stays shared
     disk = ctypes.CDLL(str(library))
     disk.calls.restype = ctypes.c_char_p
     print("ready", file=answers)
@@ -105,6 +108,7 @@ def serve(library: Path, root: Path, plugin: Path) -> None:
             calls = told.read().splitlines()
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         print(json.dumps([code, calls]), file=answers)
+    os._exit(0)  # libraries complain about what a frozen collector leaves
 
 
 def warm_up(root: Path, plugin: Path) -> None:

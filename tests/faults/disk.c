@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -20,21 +21,32 @@
 
 enum { OWN = 1, SQLITE = 2 };
 
-static char folder[PATH_MAX], told[1 << 20];
-static size_t told_end;
-static int family, error, full;
-static long at, count;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+/* Shared with forks: the command that is armed does its work in a child. */
+static struct {
+  char folder[PATH_MAX], told[1 << 20];
+  size_t told_end;
+  int family, error, full;
+  long at, count;
+  pthread_mutex_t lock;
+} *disk;
 
-void arm(const char *below, int which, long k, int code) {
-  pthread_mutex_lock(&lock);
-  snprintf(folder, sizeof folder, "%s", below);
-  family = which, at = k, error = code, count = 0, full = 0, told_end = 0, told[0] = 0;
-  pthread_mutex_unlock(&lock);
+__attribute__((constructor)) static void share(void) {
+  pthread_mutexattr_t shared;
+  disk = mmap(NULL, sizeof *disk, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  pthread_mutexattr_init(&shared);
+  pthread_mutexattr_setpshared(&shared, PTHREAD_PROCESS_SHARED);
+  pthread_mutex_init(&disk->lock, &shared);
 }
 
-long counted(void) { return count; }
-const char *calls(void) { return told; }
+void arm(const char *below, int which, long k, int code) {
+  pthread_mutex_lock(&disk->lock);
+  snprintf(disk->folder, sizeof disk->folder, "%s", below);
+  disk->family = which, disk->at = k, disk->error = code, disk->count = 0, disk->full = 0;
+  disk->told_end = 0, disk->told[0] = 0;
+  pthread_mutex_unlock(&disk->lock);
+}
+
+const char *calls(void) { return disk->told; }
 
 static int family_of(const char *path) {
   static const char *const ends[] = {".db", ".db-journal", ".db-wal", ".db-shm"};
@@ -48,34 +60,34 @@ static int family_of(const char *path) {
 /* Returns 0 to go on; else the error to fail with. `grows` calls need room. `*halve` is set where half may be written. */
 static int fails(const char *name, const char *path, int grows, int *halve) {
   int failure = 0;
-  size_t above = strlen(folder);
+  size_t above = disk ? strlen(disk->folder) : 0;
   /* The folder itself is neither's: both flush it. */
-  if (!above || strncmp(path, folder, above) || path[above] != '/' || family_of(path) != family) return 0;
-  pthread_mutex_lock(&lock);
-  count++;
-  told_end += snprintf(told + told_end, sizeof told - told_end, "%s %s\n", name, path + above);
-  if (told_end >= sizeof told) told_end = sizeof told - 1;
-  if (full && grows) {
-    failure = error;
-  } else if (at && count == at) {
-    if (error != ENOSPC) {
-      failure = error;
+  if (!above || strncmp(path, disk->folder, above) || path[above] != '/' || family_of(path) != disk->family) return 0;
+  pthread_mutex_lock(&disk->lock);
+  disk->count++;
+  disk->told_end += snprintf(disk->told + disk->told_end, sizeof disk->told - disk->told_end, "%s %s\n", name, path + above);
+  if (disk->told_end >= sizeof disk->told) disk->told_end = sizeof disk->told - 1;
+  if (disk->full && grows) {
+    failure = disk->error;
+  } else if (disk->at && disk->count == disk->at) {
+    if (disk->error != ENOSPC) {
+      failure = disk->error;
     } else if (grows) {
-      full = 1;
+      disk->full = 1;
       if (halve) *halve = 1;
-      else failure = error;
+      else failure = disk->error;
     } else {
-      full = 1; /* the next call that needs room fails */
+      disk->full = 1; /* the next call that needs room fails */
     }
   }
-  pthread_mutex_unlock(&lock);
+  pthread_mutex_unlock(&disk->lock);
   return failure;
 }
 
 static int fd_fails(const char *name, int fd, int grows, int *halve) {
   char link[64], path[PATH_MAX];
   int kept = errno;
-  if (!folder[0]) return 0;
+  if (!disk || !disk->folder[0]) return 0;
   snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
   ssize_t n = readlink(link, path, sizeof path - 1);
   errno = kept;

@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest --durations=15
 
-.PHONY: help venv demo test slow check bench lock clean
+.PHONY: help venv demo test slow soak check bench lock clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,6 +34,11 @@ test: $(STAMP)  ## Run the tests
 slow: $(STAMP)  ## Run the slow tests
 	$(PYTEST) -m slow
 
+soak: export OMP_NUM_THREADS = 1
+soak: $(STAMP)  ## Kill studies until 1,000 kills are on record in .soak/ (Ctrl-C stops, the same command goes on)
+	$(BIN)/python -m tests.faults.soak
+	$(PYTEST) -m slow tests/faults
+
 check: $(STAMP)  ## Format, lint, types, import floors, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -50,6 +55,8 @@ bench: $(STAMP)  ## Run the benchmarks
 lock: $(STAMP)  ## Resolve requirements.lock anew
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev \
 		--custom-compile-command "make lock" --upgrade pyproject.toml -o requirements.lock
+	echo pip-audit | VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+		--custom-compile-command "make lock" --upgrade - -o .ci/audit.lock
 
 clean:  ## Remove .venv and the generated folder
 	rm -rf $(VENV) mlruns

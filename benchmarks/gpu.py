@@ -227,9 +227,9 @@ def first_wait(bench: Bench, values: Mapping[str, Any]) -> results.Record:
     assert regime is not None, "a run has an epoch"
     feed = feeds_of(run, regime.boundary).train
     step = Step(run, regime.freezing, after=feed.after)
-    train_epoch(run, regime, feed, 1, step)
+    train_epoch(run, regime, feed, 1, step=step)
     try:
-        train_epoch(run, regime, WatchedFeed(feed.run, feed.split, feed.kept), 2, step)
+        train_epoch(run, regime, WatchedFeed(feed.run, feed.split, feed.kept), 2, step=step)
     except RuntimeError as error:
         own = [frame for frame in traceback.extract_tb(error.__traceback__) if "/fttune/" in frame.filename]
         return {"waits": f"{error} ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else str(error)}

@@ -7,25 +7,61 @@ FttuneError
 │   ├── DataError            images, labels, splits
 │   ├── WeightsError         a checkpoint or pretrained weights
 │   ├── StudyChanged         the study on disk is not the study in the store
-│   └── StoreError           mlruns/ moved or unreadable
+│   └── StoreError           a store moved, damaged, or of another version
 └── WorkFailed               exit 1: the input was fine, the work was not
     ├── Diverged             a loss or metric became NaN or infinite
+    ├── OutOfMemory          a recipe does not fit into the memory of its device, or of the machine
     ├── TooManyFailures      `budget.max_failed` trials in a row failed
     ├── StudyBusy            another process searches this study
+    ├── CannotWrite          a disk is full or fails; what was under way is kept, and the same command goes on
     └── TrackingFailed       MLflow did not take what was logged
 
 Interrupted                  a BaseException, so that no `except Exception` swallows it: exit 128 + signal
 """
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+SHOWN = 100  # problems of one file
+
+
+def printable(text: str, *, breaks: str = "\n") -> str:
+    """Return text with what could steer a terminal or pretend another line as escapes, all of `breaks` kept.
+
+    Those are control characters, line separators, changes of the writing direction, and bytes of names that are not
+    UTF-8.
+    """
+    return "".join(c if c in breaks or not _steers(c) else ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: str) -> str:
+    """Return text as `printable` does, line feeds as escapes too: a name of a file may hold some."""
+    return printable(text, breaks="")
+
+
+def is_one_line(text: str) -> bool:
+    """Return whether text is one line that every table, store and terminal takes as it is."""
+    return text.isprintable() or one_line(text) == text
+
+
+def _steers(character: str) -> bool:
+    if character.isprintable():
+        return False
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _BIDIRECTIONAL
+
+
+_BIDIRECTIONAL = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
 
 class FttuneError(Exception):
-    """Base of all errors; `str()` is the message for the user, `exit_code` the process's."""
+    """Base of all errors; `str()` is the message for the user, printable, `exit_code` the process's."""
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class BadInput(FttuneError):
@@ -46,9 +82,12 @@ class ConfigError(BadInput):
     """Every problem of one file, printed one per line as `file: field: rule, value`."""
 
     def __init__(self, file: str, problems: Iterable[Problem]) -> None:
-        self.file = file
+        self.file = file = one_line(file)
         self.problems = tuple(problems)
-        lines = [f"{file}: {p.field}: {p.message}" if p.field else f"{file}: {p.message}" for p in self.problems]
+        lines = [
+            f"{file}: {p.field}: {p.message}" if p.field else f"{file}: {p.message}" for p in self.problems[:SHOWN]
+        ]
+        lines += [f"{file}: and {len(self.problems) - SHOWN} more problems"] if len(self.problems) > SHOWN else []
         super().__init__("\n".join(lines))
 
 
@@ -73,7 +112,7 @@ class StudyChanged(BadInput):
 
 
 class StoreError(BadInput):
-    """The generated folder cannot be used as it stands."""
+    """The generated folder, or a store in it, cannot be used as it stands."""
 
 
 class WorkFailed(FttuneError):
@@ -84,12 +123,20 @@ class Diverged(WorkFailed):
     """A loss or metric became NaN or infinite."""
 
 
+class OutOfMemory(WorkFailed):
+    """A recipe does not fit into memory, whole or in pieces; says how much was asked, batch size and way out."""
+
+
 class TooManyFailures(WorkFailed):
     """`budget.max_failed` trials in a row failed; carries the last cause."""
 
 
 class StudyBusy(WorkFailed):
     """Another process searches this study."""
+
+
+class CannotWrite(WorkFailed):
+    """A disk is full or fails: no fault of the trial under way, which can be gone on with, like an interrupted one."""
 
 
 class TrackingFailed(WorkFailed):

@@ -11,13 +11,9 @@ from fttune.config.workspace import Workspace
 @pytest.fixture(scope="session")
 def empty_stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generated folder with the tables of both stores and nothing in them: making them takes seconds."""
-    from fttune.searching import open_storage
-    from fttune.tracking.store import MlflowStore
+    from tests.stored import empty_stores
 
-    workspace = Workspace.at(tmp_path_factory.mktemp("stores"))
-    open_storage(workspace.optuna_uri, locks=workspace.locks)
-    MlflowStore(workspace.mlflow_uri, artifacts=workspace.artifacts, locks=workspace.locks)
-    return workspace.mlruns
+    return empty_stores(tmp_path_factory.mktemp("stores"))
 
 
 @pytest.fixture

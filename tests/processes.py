@@ -1,13 +1,17 @@
 """Run `fttune` in processes of their own: forked from a server that has imported everything and started no threads,
 so that a start costs a fork and not ten seconds of imports."""
 
+import fcntl
 import multiprocessing
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
 PRELOAD = [
     "tests.processes",
@@ -17,7 +21,14 @@ PRELOAD = [
     "fttune.display",
     "fttune.cli",
     "fttune.app.results",
+    # What these import only when they are used, which takes a command seconds:
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.pytorch",
+    "sklearn.datasets",
+    "torch._inductor.compile_fx",
+    "torch.export.pt2_archive",
 ]
+SLOW_SECONDS = 0.03
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOAD)
 
@@ -44,19 +55,32 @@ class Command:
             assert time.monotonic() < end, f"did not say {text!r}: {self.err.read_text()}"
             time.sleep(0.01)
 
-    def send(self, signum: signal.Signals) -> None:
-        """Send a signal to the process."""
+    def send(self, signum: signal.Signals, *, group: bool = False) -> None:
+        """Send a signal to the process; `group` to all that it has forked too, as a terminal does."""
         assert self.process.pid is not None
-        os.kill(self.process.pid, signum)
+        (os.killpg if group else os.kill)(self.process.pid, signum)
+
+    def kill(self) -> None:
+        """Kill the process with all that it has forked, and return when all are gone."""
+        for group in (True, False):  # it makes a group of its own only once it runs
+            with suppress(ProcessLookupError):
+                self.send(signal.SIGKILL, group=group)
+        self.process.join()
+        self.wait_for_the_last()
+
+    def wait_for_the_last(self) -> None:
+        """Wait until no process that the command forked is left; until then one holds the lock on its output."""
+        with self.err.open() as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX)
 
 
-def start(*arguments: str, cwd: Path) -> Command:
-    """Start `fttune ARGUMENTS` in a folder."""
+def start(*arguments: str, cwd: Path, slow: str | None = None) -> Command:
+    """Start `fttune ARGUMENTS` in a folder; each call of the function `slow`, such as os.fsync, takes longer there."""
     stamp = f"{time.monotonic_ns()}"
     out, err = cwd / f".out-{stamp}", cwd / f".err-{stamp}"
     out.touch()
     err.touch()
-    process = CONTEXT.Process(target=_main, args=(arguments, str(cwd), str(out), str(err)))
+    process = CONTEXT.Process(target=_main, args=(arguments, str(cwd), str(out), str(err), slow))
     process.start()
     return Command(process, out, err)
 
@@ -68,17 +92,34 @@ def run(*arguments: str, cwd: Path) -> tuple[int, str, str]:
     return code, command.out.read_text(), command.err.read_text()
 
 
-def _main(arguments: tuple[str, ...], cwd: str, out: str, err: str) -> None:
+def _main(arguments: tuple[str, ...], cwd: str, out: str, err: str, slow: str | None) -> None:
     import torch
 
     from fttune.cli import main
 
+    os.setpgid(0, 0)
+    if slow is not None:
+        _slow_down(slow)
     os.chdir(cwd)
     for stream, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(opened, stream)
+        os.close(opened)
+    fcntl.flock(2, fcntl.LOCK_EX)
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
     torch.set_num_threads(1)
     sys.argv = ["fttune", *arguments]
     main()
     sys.stdout.flush()
+
+
+def _slow_down(name: str) -> None:
+    place = resolve_name(name.rpartition(".")[0])
+    call = getattr(place, name.rpartition(".")[2])
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(SLOW_SECONDS)
+        return call(*arguments, **options)
+
+    setattr(place, name.rpartition(".")[2], slow)

@@ -1,11 +1,25 @@
-"""Read what was stored with plain MLflow."""
+"""Read what was stored with plain MLflow; stores to begin with."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.tracking import MlflowClient
+
+from fttune.config.workspace import Workspace
+
+
+def empty_stores(root: Path) -> Path:
+    """Make the tables of both stores in a folder; return the generated folder in it."""
+    from fttune.searching import open_storage
+    from fttune.tracking.store import MlflowStore
+
+    workspace = Workspace.at(root)
+    open_storage(workspace.optuna_uri, locks=workspace.locks)
+    MlflowStore(workspace.mlflow_uri, artifacts=workspace.artifacts, locks=workspace.locks)
+    return workspace.mlruns
 
 
 @contextmanager

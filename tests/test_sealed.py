@@ -67,7 +67,9 @@ def folder_with_a_test_folder(workspace: Workspace) -> tuple[dict[str, object], 
 
 def table(workspace: Workspace) -> tuple[dict[str, object], list[Path]]:
     files = sorted(picture_folder(workspace.root / "pictures", each=6).rglob("*.png"))
-    rows = pd.DataFrame({"path": [str(file) for file in files], "label": [file.parent.name for file in files]})
+    rows = pd.DataFrame(
+        {"path": [file.relative_to(workspace.root) for file in files], "label": [file.parent.name for file in files]}
+    )
     rows.to_csv(workspace.root / "table.csv", index=False)
     data = {"source": "csv", "path": "table.csv", "split": SHARES}
     return data, sealed_files(workspace, data)

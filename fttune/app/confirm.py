@@ -4,6 +4,7 @@ The winner is named by the validation metric over those seeds. The test split re
 it is opened is written down.
 """
 
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -137,16 +138,21 @@ class _Confirming:
         With folds, each seed validates on the next one.
         """
         values = {t.number: self._stored_value(t.number, seed) for t in chosen}
-        missing: dict[str, list[optuna.trial.FrozenTrial]] = defaultdict(list)
-        for trial in chosen:
-            if values[trial.number] is None:
-                missing[inputs_key(self._recipe(trial, seed))].append(trial)
+        groups: dict[str, list[optuna.trial.FrozenTrial]] = defaultdict(list)
+        for trial in chosen:  # those that are trained already, too: what a cohort computes depends on who is in it
+            groups[inputs_key(self._recipe(trial, seed))].append(trial)
         fold = (seed - self.study.experiment.seed - 1) % (self.study.evaluation.count if self.study.evaluation else 1)
-        for trials in missing.values():
+        folder = self.session.states_of(f"{self.stored.study_name}/confirm/cohorts-{seed}")
+        for index, trials in enumerate(groups.values()):
+            if all(values[trial.number] is not None for trial in trials):
+                continue
             recipes = [self._recipe(trial, seed) for trial in trials]
-            begins = plan(recipes, self._inputs_of(recipes[0]).of_fold(fold), monitor=self.study.metric)
+            inputs = self._inputs_of(recipes[0]).of_fold(fold)
+            begins = plan(recipes, inputs, monitor=self.study.metric, folder=folder / str(index))
             for trial, begin in zip(trials, begins, strict=True):
-                values[trial.number] = self._trained(trial, seed, begin)
+                if values[trial.number] is None:
+                    values[trial.number] = self._trained(trial, seed, begin)
+        shutil.rmtree(folder, ignore_errors=True)
         return values
 
     def _inputs_of(self, recipe: Experiment) -> Inputs:

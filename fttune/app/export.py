@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from fttune.app.final import final_tags
 from fttune.app.session import open_session
-from fttune.app.studies import checkpoint_of, stored_study, trained_trial
+from fttune.app.studies import checkpoint_of, lost_checkpoint, stored_study, trained_trial
 from fttune.config import Study
 from fttune.config.dump import experiment_yaml
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput
-from fttune.files import write_atomically
+from fttune.files import new_folder, told, write_atomically, write_text
 from fttune.models import load_model
 from fttune.models.export import export_onnx, export_pt2
 from fttune.models.files import read_sidecar
@@ -50,6 +50,7 @@ def export(
         BadInput: the study was not searched here, the trial is not complete, its checkpoint is gone, `out` is there,
             there is no final model, or its recipe is asked for, which is the trial's.
         WorkFailed: the exported model computes something else.
+        CannotWrite: the disk is full or fails.
     """
     workspace = workspace or Workspace.at()
     stored = stored_study(study, workspace)
@@ -68,10 +69,12 @@ def export(
         return out
     checkpoint = _final(study, stored, trial, workspace) if final else _checkpoint(study, stored, number, workspace)
     if kind == "safetensors":
-        for suffix in (".json", ".safetensors"):
-            write_atomically(out.with_suffix(suffix), partial(shutil.copyfile, checkpoint.with_suffix(suffix)))
+        for suffix in (".safetensors", ".json"):  # the one with the checksum last
+            with told(out):
+                write_atomically(out.with_suffix(suffix), partial(shutil.copyfile, checkpoint.with_suffix(suffix)))
         return out
-    _write_model(checkpoint, kind, out, plugins=workspace.plugins)
+    with told(out):
+        _write_model(checkpoint, kind, out, plugins=workspace.plugins)
     return out
 
 
@@ -82,14 +85,15 @@ def _write_recipe(study: Study, stored: "optuna.Study", number: int, out: Path) 
     found = ", ".join(f"{objective.name} {value:.6g}" for objective, value in values)
     header = [f"Trial {number} of study {stored.study_name}: {found}."]
     text = experiment_yaml(recipe, header)
-    write_atomically(out, lambda file: file.write_text(text, encoding="utf-8"))
+    with told(out):
+        write_text(out, text)
 
 
 def _checkpoint(study: Study, stored: "optuna.Study", number: int, workspace: Workspace) -> Path:
     with open_session(workspace, tracking_uri=study.tracking.uri, display=None) as session:
         found = checkpoint_of(session, study, stored, number)
-    if found is None:
-        raise BadInput(f"the checkpoint of trial {number} is not in MLflow; restore its artifacts, or train its recipe")
+        if found is None:
+            raise BadInput(lost_checkpoint(session, study, stored, number))
     return found
 
 
@@ -108,7 +112,8 @@ def _write_model(checkpoint: Path, kind: Kind, out: Path, *, plugins: Sequence[P
     if kind == "mlflow":
         from fttune.tracking.models import save_model
 
-        save_model(out, checkpoint, image_size=size, plugins=plugins)
+        with new_folder(out) as folder:
+            save_model(folder, checkpoint, image_size=size, plugins=plugins)
         return
     model = load_model(checkpoint, plugins=plugins)
     (export_pt2 if kind == "pt2" else export_onnx)(model, out, image_size=size)

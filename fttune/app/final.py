@@ -3,7 +3,6 @@
 Nothing validates, so the number of epochs comes from before: the last one is the model.
 """
 
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median_low
@@ -14,7 +13,7 @@ from fttune.app.confirm import confirm_key, stored_confirmation
 from fttune.app.provenance import provenance
 from fttune.app.session import Display, Session, open_session
 from fttune.app.studies import inputs_of, run_tags, stored_study, trained_trial
-from fttune.app.train import prepare_in, tracked
+from fttune.app.train import fingerprint_of, own_run, prepare_in, tracked
 from fttune.config import Experiment, Study
 from fttune.config.policy import resolve
 from fttune.config.workspace import Workspace
@@ -84,7 +83,6 @@ def _train(
     number, epochs = chosen.trial, chosen.epochs
     tags = {"fttune.study": stored.study_name, "fttune.epochs": str(epochs), "fttune.trained_on": ", ".join(TRAINED_ON)}
     tags |= final_tags(stored, number) | provenance(session.workspace.root, inputs)
-    opened = RunOpened(f"final-{number:04d}", recipe.name, params=recipe.params(), tags=tags)
     facts = {"study": stored.study_name, "trial": number, "epochs": epochs, "trained_on": TRAINED_ON}
 
     def train(*, emit: Callable[[Event], None], checkpoints: CheckpointFolder) -> FineTuneResult:
@@ -95,7 +93,11 @@ def _train(
         assert result is not None, "nothing pauses it"
         return result
 
-    return tracked(session, f"final/{stored.study_name}/{uuid.uuid4().hex[:12]}", opened, recipe, train)
+    name = f"final/{stored.study_name}/{number}-{epochs}-{fingerprint_of(recipe, inputs)[:12]}"
+    with own_run(session, name) as run:
+        cut_off = session.states_of(run).exists()
+        opened = RunOpened(f"final-{number:04d}", recipe.name, params=recipe.params(), tags=tags, reopen=cut_off)
+        return tracked(session, run, opened, recipe, train)
 
 
 def _chosen(study: Study, stored: "optuna.Study", trial: int | None, session: Session) -> _Chosen:

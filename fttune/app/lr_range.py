@@ -10,7 +10,7 @@ from fttune.app.train import untracked_inputs
 from fttune.config import Experiment
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, WorkFailed
-from fttune.files import obstacle
+from fttune.files import obstacle, told
 from fttune.report.figures.lr_curve import draw_lr_curve, lr_chart
 from fttune.training import check_recipe
 from fttune.training.lr_range import MIN_STEPS, LrRange, RangeTest, lr_range_test, propose
@@ -81,14 +81,15 @@ def find_lr_range(
         raise WorkFailed(f"{experiment.name}: {test.ended}, the first one; a smaller --low may help")
     proposed = propose(test, steps=sweep.steps)
     ends = (proposed.low, proposed.high) if proposed else None
-    draw_lr_curve(
-        figure,
-        f"{experiment.name}: lr range test",
-        rates=test.rates,
-        losses=test.losses,
-        smoothed=test.smoothed,
-        proposed=ends,
-    )
+    with told(figure):
+        draw_lr_curve(
+            figure,
+            f"{experiment.name}: lr range test",
+            rates=test.rates,
+            losses=test.losses,
+            smoothed=test.smoothed,
+            proposed=ends,
+        )
     return FoundRange(test, proposed, figure, lr_chart(test.rates, test.smoothed, ends))
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from fttune.data import Geometry, Unreadable, decode_files, image_files
-from fttune.models import Preprocessing, load_model
-from fttune.models.files import read_sidecar
+from fttune.models import load_model
+from fttune.models.sidecar import sidecar_of
 from fttune.training.device import best_device
 from fttune.training.predictions import BATCH, probabilities
 
@@ -35,8 +35,9 @@ def predict(checkpoint: Path, paths: Sequence[Path], *, plugins: Sequence[Path] 
         DataError: a path is not there, or a folder holds no image.
     """
     model = load_model(checkpoint, plugins=plugins).to(best_device())
-    sidecar = read_sidecar(checkpoint)
-    own, classes = Preprocessing(**sidecar["preprocessing"]), sidecar["classes"]
+    sidecar = sidecar_of(checkpoint)
+    assert sidecar is not None, "`load_model` has read it"
+    own, classes = sidecar.preprocessing, sidecar.classes
     files = image_files(paths)
     decoded = zip(files, decode_files(files, Geometry(own.resize, own.crop, own.interpolation)), strict=True)
     while some := list(islice(decoded, BATCH)):

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fttune import searching
+from fttune.app.attempts import Attempts, Watch
 from fttune.app.provenance import provenance
+from fttune.app.retention import Retained
+from fttune.app.room import prepare_disk
 from fttune.app.session import TRACKING, Display, Session, open_session, settled
-from fttune.app.studies import CLOSED, checkpoint_of, identity_of, is_finished
+from fttune.app.studies import CLOSED, checkpoint_of, identity_of, is_finished, lost_checkpoint
 from fttune.app.train import inputs_key, prepare_in
 from fttune.app.trials import Trials
 from fttune.config import Experiment, Study
@@ -39,7 +42,12 @@ MANY_STAGES = 1_000  # of a backbone whose stages are known only once it is buil
 
 
 def search(
-    study: Study, *, workspace: Workspace | None = None, new: bool = False, display: Display | None = None
+    study: Study,
+    *,
+    workspace: Workspace | None = None,
+    new: bool = False,
+    display: Display | None = None,
+    watch: Watch | None = None,
 ) -> "optuna.Study":
     """Run a study to its budget and return it; the same call continues what was interrupted.
 
@@ -48,12 +56,14 @@ def search(
         workspace: where data and `mlruns/` lie; default the current directory.
         new: begin a fresh generation beside the stored one.
         display: is called with every event, for progress.
+        watch: remembers what is at work, should this process die of it, and knows what the one before died of.
 
     Raises:
         BadInput: data or weights cannot be used, or the stored study is another one (StudyChanged).
         StudyBusy: another process searches this study.
         TooManyFailures: `budget.max_failed` trials in a row failed.
         TrackingFailed: MLflow did not take what was logged.
+        CannotWrite: a disk is full or fails; the same call continues when it is seen to.
     """
     workspace = workspace or Workspace.at()
     with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
@@ -65,13 +75,18 @@ def search(
             storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
             stored = searching.open_study(study, storage, identity, new=new)
             _compare_stores(session, study, stored)
+            retained = Retained(study, session, stored)
             if _is_closed(study, stored):
+                retained.settle()
                 session.notice(stored.study_name, f"study {stored.study_name} is finished: nothing to do")
             else:
+                left = max(0, study.total_trials - searching.counted(stored))
+                prepare_disk(session, stored.study_name, inputs, checkpoints=left)
                 own = {inputs_key(study.experiment): inputs}
                 study_id = str(stored.user_attrs[searching.ID])
-                trials = Trials(study, session, stored.study_name, study_id, own, _costs(session, stored))
-                _Search(study, session, stored, trials).run(identity)
+                attempts = Attempts(stored, study.retries, watch)
+                trials = Trials(study, session, stored.study_name, study_id, own, attempts, _costs(session, stored))
+                _Search(study, session, stored, trials, retained).run(identity)
     return stored
 
 
@@ -158,6 +173,7 @@ class _Search:
     session: Session
     stored: "optuna.Study"
     trials: Trials
+    retained: Retained
     done: int = 0
     best: float | None = None
 
@@ -172,6 +188,8 @@ class _Search:
             self.session.log.append(parent, RunOpened(parent, name, params=_about(self.study), tags=tags, reopen=True))
             self._compare_environment()
             self._log_folds()
+            running = [trial for trial in self.stored.get_trials(deepcopy=False) if not trial.state.is_finished()]
+            self.trials.states.drop(but={trial.number for trial in running})
             self.done = searching.counted(self.stored)
             self.best = next((trial.values[0] for trial in searching.ranked(self.stored)), None)
             self._report_progress()
@@ -183,6 +201,7 @@ class _Search:
                 abandon=self.trials.abandon,
                 reuse=self._reuse,
             )
+            self.trials.states.drop()
             best = searching.ranked(self.stored)
             closed = self._crown(best[0]) if best else RunClosed("complete")
         except (Interrupted, KeyboardInterrupt):
@@ -192,7 +211,7 @@ class _Search:
             closed = RunClosed("failed", {"fttune.cause": str(error)})
             raise
         finally:
-            self.trials.close_paused()
+            self.trials.close()
             self.session.log.append(parent, closed)
         self._remember_closed(best)
 
@@ -217,6 +236,7 @@ class _Search:
         self.session.log.append(self.stored.study_name, FileSaved(file, "data"))
 
     def _trial(self, asked: Asked) -> Outcome:
+        self.retained.update()
         outcome = self.trials.run(asked)
         if outcome.state != "paused":
             self._report_progress(outcome)
@@ -238,8 +258,9 @@ class _Search:
         parent, experiment = self.stored.study_name, self.study.recipe(best.params)
         checkpoint = self._best_checkpoint(best.number)
         if checkpoint is None:
-            text = f"the checkpoint of the best trial, {best.number}, is not in MLflow, so its model is not logged"
-            self.session.notice(parent, f"{text}; restore the artifacts, or start anew with --new")
+            with _left_out(self.session, "the best trial's model is not logged"):
+                why = lost_checkpoint(self.session, self.study, self.stored, best.number)
+                self.session.notice(parent, f"the best trial's model is not logged: {why}")
         else:
             model = ModelSaved(checkpoint, experiment.data.image_size, self.session.workspace.plugins)
             self.session.log.append(parent, model)
@@ -263,6 +284,7 @@ class _Search:
         with _left_out(self.session, "the page that compares the best runs is not known"):
             path = self.session.uploader.ask(lambda store: store.comparison(name, runs, {STUDY_ID: self.trials.id}))
         self.session.deliver()
+        self.retained.settle()
         closed = {"trials": searching.counted(self.stored), "compare": path}
         self.stored.set_user_attr(CLOSED, json.dumps(closed))
 

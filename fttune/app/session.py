@@ -45,6 +45,10 @@ class Session:
         """Return the folder in which a run's files wait for the uploader, which drops it once the run has ended."""
         return self.target.folder(run)
 
+    def states_of(self, run: str) -> Path:
+        """Return the folder of what a run that is cut off goes on from."""
+        return self.workspace.cache / "states" / run
+
     def deliver(self) -> None:
         """Let all that was logged reach the disk, from where it goes to MLflow. Raises TrackingFailed."""
         self.uploader.persist()
@@ -103,6 +107,8 @@ def open_session(workspace: Workspace, *, tracking_uri: str | None, display: Dis
 
     with ExitStack() as stack:
         stack.push(close)
+        if doubt := workspace.doubt():
+            session.notice(str(workspace.mlruns), doubt)
         yield session
 
 

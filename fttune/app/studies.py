@@ -15,7 +15,7 @@ from fttune.config.workspace import Workspace
 from fttune.errors import BadInput
 from fttune.report import summary
 from fttune.training import Inputs
-from fttune.training.events import STUDY_ID
+from fttune.training.events import REMOVED, STUDY_ID
 
 if TYPE_CHECKING:
     import optuna
@@ -89,6 +89,16 @@ def checkpoint_of(session: Session, study: Study, stored: "optuna.Study", number
     """Return `best.safetensors` of a complete trial, from MLflow; None when it is gone."""
     tags = run_tags(stored, f"{stored.study_name}/{number}")
     return session.uploader.ask(lambda store: store.find_checkpoint(study.experiment.name, tags))
+
+
+def lost_checkpoint(session: Session, study: Study, stored: "optuna.Study", number: int) -> str:
+    """Return why a complete trial has no checkpoint in MLflow, and what to do about it."""
+    tags = run_tags(stored, f"{stored.study_name}/{number}")
+    run = session.uploader.ask(lambda store: store.find_run(study.experiment.name, tags))
+    remedy = f"`fttune export STUDY --as experiment --trial {number}` writes its recipe, and `fttune train` trains it"
+    if run is not None and REMOVED in run.data.tags:
+        return f"the checkpoint of trial {number} was deleted, as the study asks: {run.data.tags[REMOVED]}; {remedy}"
+    return f"the checkpoint of trial {number} is not in MLflow; restore its artifacts, or: {remedy}"
 
 
 def trained_trial(stored: "optuna.Study", number: int | None = None) -> int:

@@ -1,28 +1,34 @@
 """One recipe, trained and tracked; and the recipes that begin where another one ended (`experiment:<name>`)."""
 
 import math
+import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from fttune.app.provenance import provenance
+from fttune.app.room import prepare_disk
 from fttune.app.session import Display, Session, open_session
 from fttune.config import Experiment, load_experiment
 from fttune.config.data import CrossValidation
 from fttune.config.fingerprint import digest, experiment_identity
 from fttune.config.load import find_experiment
 from fttune.config.workspace import Workspace
-from fttune.errors import BadInput, Diverged, FttuneError, Interrupted
+from fttune.errors import BadInput, Diverged, FttuneError, Interrupted, OutOfMemory
+from fttune.files import private_folder
 from fttune.training import CheckpointFolder, FineTuneResult, Inputs, check_recipe, prepare
 from fttune.training import fine_tune as run_recipe
 from fttune.training.events import EpochEnded, Event, EventLog, Notice, RunClosed, RunOpened
 
 if TYPE_CHECKING:
     from torch import nn
+
+_STATES: dict[type[FttuneError], str] = {Diverged: "diverged", OutOfMemory: "out_of_memory"}  # others failed
 
 
 def fine_tune(
@@ -47,6 +53,7 @@ def fine_tune(
     Raises:
         BadInput: data, weights or device cannot be used.
         Diverged: a loss or metric became NaN or infinite.
+        OutOfMemory: the recipe does not fit into memory, nor does it in micro-batches.
     """
     workspace = workspace or Workspace.at()
     if backbone is not None:
@@ -77,7 +84,24 @@ def train(
         inputs = prepare_in(session, experiment)
         check_recipe(experiment, inputs)
         session.uploader.open()  # refuses a store that cannot be used, before any work
-        return _train_in(session, experiment, inputs, run=f"train/{experiment.name}/{uuid.uuid4().hex[:12]}")
+        prepare_disk(session, experiment.name, inputs, checkpoints=2)  # the best and the last
+        with own_run(session, f"train/{experiment.name}/{fingerprint_of(experiment, inputs)[:12]}") as run:
+            return _train_in(session, experiment, inputs, run=run, reopen=session.states_of(run).exists())
+
+
+@contextmanager
+def own_run(session: Session, key: str) -> Iterator[str]:
+    """Hold the run of a key, whose states are there when it was cut off; beside a process that holds it, a new one."""
+    private_folder(session.workspace.locks)
+    lock = FileLock(session.workspace.locks / f"{key.replace('/', '-')}.lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        key = f"{key}-{uuid.uuid4().hex[:12]}"
+    try:
+        yield key
+    finally:
+        lock.release()
 
 
 def prepare_in(
@@ -125,8 +149,8 @@ def _checkpoint_of(session: Session, name: str, before: tuple[str, ...]) -> Path
         raise BadInput(f"backbone.weights: experiments wait for each other: {' -> '.join((*before, name))}")
     source = load_experiment(find_experiment(name, session.workspace.root))
     inputs = prepare_in(session, source, before=(*before, name))
-    wanted = {"fttune.kind": "train", "fttune.fingerprint": _fingerprint(source, inputs)}
-    session.workspace.locks.mkdir(parents=True, exist_ok=True)
+    wanted = {"fttune.kind": "train", "fttune.fingerprint": fingerprint_of(source, inputs)}
+    private_folder(session.workspace.locks)
     with FileLock(session.workspace.locks / f"experiment-{name}.lock"):
         found = session.uploader.ask(lambda store: store.find_checkpoint(name, wanted))
         if found is None:
@@ -141,7 +165,7 @@ def _checkpoint_of(session: Session, name: str, before: tuple[str, ...]) -> Path
 def _train_in(
     session: Session, experiment: Experiment, inputs: Inputs, *, run: str, reopen: bool = False
 ) -> FineTuneResult:
-    tags = {"fttune.kind": "train", "fttune.fingerprint": _fingerprint(experiment, inputs)}
+    tags = {"fttune.kind": "train", "fttune.fingerprint": fingerprint_of(experiment, inputs)}
     tags |= provenance(session.workspace.root, inputs)
     opened = RunOpened(experiment.name, experiment.name, params=experiment.params(), tags=tags, reopen=reopen)
 
@@ -165,21 +189,25 @@ def tracked(
     `train` takes `emit` and `checkpoints`, as `training.finish` does; notices are told as those of `owner`.
     """
     closed = RunClosed("failed", {"fttune.cause": "an unexpected error"})
+    states = session.states_of(run)  # there as long as the run may go on
     try:
+        private_folder(states)
         session.log.append(run, opened)
         result = train(
             emit=lambda event: session.emit(run, event, owner=owner),
-            checkpoints=CheckpointFolder(session.files_of(run)),
+            checkpoints=CheckpointFolder(session.files_of(run), states=states),
         )
         closed = RunClosed(result.state, metrics=result_metrics(recipe, result))
     except (Interrupted, KeyboardInterrupt):
         closed = RunClosed("interrupted")
         raise
     except FttuneError as error:
-        closed = RunClosed("diverged" if isinstance(error, Diverged) else "failed", {"fttune.cause": str(error)})
+        closed = RunClosed(_STATES.get(type(error), "failed"), {"fttune.cause": str(error)})
         raise
     finally:
         session.log.append(run, closed)
+        if closed.state != "interrupted":
+            shutil.rmtree(states, ignore_errors=True)
     session.deliver()
     return result
 
@@ -202,6 +230,7 @@ def result_metrics(experiment: Experiment, result: FineTuneResult) -> dict[str, 
     return {"value": result.value, **metrics} if result.value is not None and result.state == "complete" else metrics
 
 
-def _fingerprint(experiment: Experiment, inputs: Inputs) -> str:
+def fingerprint_of(experiment: Experiment, inputs: Inputs) -> str:
+    """Return the digest of all that decides what a training of a recipe comes to."""
     identity = experiment_identity(experiment, data=inputs.data.fingerprint, weights=inputs.weights.identity)
     return digest(identity)

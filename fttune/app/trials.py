@@ -4,19 +4,21 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
+from fttune.app.attempts import Attempts, ended_by, write_traceback
 from fttune.app.session import Session
+from fttune.app.states import States
 from fttune.app.train import inputs_key, result_metrics, shared_inputs
 from fttune.config import Experiment, Study
 from fttune.config.depth import DEPTH, resolved_depth
 from fttune.config.distributions import Categorical, Float, Int
 from fttune.config.experiment import flatten
 from fttune.config.sections import COSTS, MEMORY, PARAMETERS, SECONDS
-from fttune.errors import Diverged, FttuneError, Interrupted
+from fttune.errors import CannotWrite, Diverged, FttuneError, Interrupted, OutOfMemory
 from fttune.searching import Asked, Outcome
 from fttune.training import (
     CheckpointFolder,
@@ -32,6 +34,7 @@ from fttune.training import (
     fold_ended,
     in_fold,
     is_member,
+    memory_errors_told,
     over_folds,
     plan,
 )
@@ -46,8 +49,8 @@ WRITERS = min(4, os.cpu_count() or 1)  # of a cohort's checkpoints, side by side
 class Trials:
     """The trials of one generation of a study, called `name` in the stores, `id` its own there.
 
-    `inputs` keeps the images and weights that trials share, by what of a recipe decides about them, `costs` what
-    recipes cost, where that is an objective.
+    `inputs` keeps the images and weights that trials share, by what of a recipe decides about them, `attempts` which
+    attempts at trials failed, `costs` what recipes cost, where that is an objective.
     """
 
     study: Study
@@ -55,33 +58,44 @@ class Trials:
     name: str
     id: str
     inputs: dict[str, Inputs]
+    attempts: Attempts
     costs: Costs = field(default_factory=Costs)
     _begins: dict[tuple[int, int], Begin] = field(default_factory=dict)
     _ended: dict[int, Outcome] = field(default_factory=dict)
     _paused: dict[int, tuple[Asked, Fit]] = field(default_factory=dict)
+
+    @cached_property
+    def states(self) -> States:
+        """What its trials go on from after a crash."""
+        return States(self.session.states_of(self.name), self.study.batch)
 
     def run(self, asked: Asked) -> Outcome:
         """Run one trial, or go on with one that paused. All that it logged is on disk before this returns its end.
 
         Without a pruner nothing has to be decided between a cohort's trials: the first runs all that are left of it.
         """
+        self.states.begin(asked.number, anew=not asked.resumed and asked.number not in self._paused)
         if asked.number not in self._ended:
-            together = self.study.pruner.type == "none" and len(asked.cohort) > 1
-            self._ended |= self._run_together(_rest(asked)) if together else {asked.number: self._run_alone(asked)}
+            self._ended |= self._work_on(asked)
+        if self._ended[asked.number].state != "paused":
+            self.states.end(asked.number)
         return self._ended.pop(asked.number)
 
     def together(self, asked: Asked) -> Hashable:
         """Return what trials agree on that can train together."""
-        if (experiment := self._recipe(asked)) is not None:
+        experiment = None if self.attempts.alone(asked.number) else self._recipe(asked)
+        if experiment is not None:
             with suppress(FttuneError):  # it will be the outcome when the trial runs
                 if (key := cohort_key(experiment, self._inputs_of(experiment).stages(experiment))) is not None:
                     return inputs_key(experiment), key
         return asked.number
 
-    def close_paused(self) -> None:
-        """Close the runs of trials that wait to go on, as interrupted."""
+    def close(self) -> None:
+        """Close the runs of trials that wait to go on, as interrupted; what they go on from is kept."""
         while self._paused:
-            _, (asked, _) = self._paused.popitem()
+            _, (asked, fit) = self._paused.popitem()
+            with suppress(OSError, CannotWrite):
+                fit.keep()
             self._log(asked, RunClosed("interrupted"))
 
     def abandon(self, asked: Asked, cause: str) -> None:
@@ -100,6 +114,15 @@ class Trials:
         self._log(asked, RunClosed("complete", {"fttune.reused_from": str(twin)}, metrics))
         self.session.deliver()
 
+    def _work_on(self, asked: Asked) -> dict[int, Outcome]:
+        """Run a trial, and where they train together those of its cohort after it; not after too many attempts."""
+        if (cause := self.attempts.used_up(asked.number)) is not None:
+            self.abandon(asked, cause)
+            return {asked.number: Outcome("failed", cause=cause)}
+        together = self.study.pruner.type == "none" and len(asked.cohort) > 1
+        with self.attempts.at_work([one.number for one in _rest(asked)]):
+            return self._run_together(asked) if together else {asked.number: self._run_alone(asked)}
+
     def _run_alone(self, asked: Asked) -> Outcome:
         with self._closed_when_interrupted([asked]):
             if asked.number not in self._paused:
@@ -108,24 +131,38 @@ class Trials:
             outcome, closed = self._finished(asked, begins, partial(self._log, asked))
         if closed is None:
             return outcome
-        self._log(asked, closed)
+        outcome = self._settled(asked, outcome, closed)
         self.session.deliver()
         return outcome
 
-    def _run_together(self, cohort: Sequence[Asked]) -> dict[int, Outcome]:
-        """Run trials that train as one. What each logs comes in one piece at its end, which is one request to MLflow.
+    def _settled(self, asked: Asked, outcome: Outcome, closed: RunClosed) -> Outcome:
+        """Log how a trial's work ended; begin it anew, apart from others, where that may help."""
+        if closed.state == "interrupted" and not self.attempts.another(asked.number, outcome.cause):
+            closed = replace(closed, state="failed")
+        self._log(asked, closed)
+        if closed.state == "interrupted":
+            return self._run_alone(replace(asked, resumed=True, cohort=()))
+        return outcome
+
+    def _run_together(self, asked: Asked) -> dict[int, Outcome]:
+        """Run a trial and those of its cohort that come after it, which train as one.
+
+        What each logs comes in one piece at its end, which is one request to MLflow.
 
         All train when the first one begins; then the others have little left to do but to write their checkpoints, side
         by side, while MLflow takes those before them. If that training failed, or some cannot take part in it, they go
         on one after the other.
         """
+        cohort = _rest(asked)
         logged: list[list[Event]] = [[] for _ in cohort]
-        begins = list(zip(*(self._plan(cohort, fold) for fold in range(self._fold_count)), strict=True))
+        plans = [self._plan(asked, fold) for fold in range(self._fold_count)]
+        begins = [[planned[one.number] for planned in plans] for one in cohort]
         works = list(zip(cohort, begins, (events.append for events in logged), strict=True))
         with self._closed_when_interrupted(cohort), ThreadPoolExecutor(WRITERS) as pool:
             self._open(cohort[0], self._params(cohort[0]))
             first = self._finished(*works[0])
-            quiet = not self._measures and first[0].state != "failed"  # nothing may disturb what is measured
+            failed = first[0].state in ("failed", "out_of_memory")
+            quiet = not self._measures and not failed  # nothing may disturb what is measured
             members = all(map(is_member, chain.from_iterable(begins)))
             side_by_side = pool.map if quiet and members else map
             ended = chain([first], side_by_side(lambda work: self._finished(*work), works[1:]))
@@ -134,9 +171,9 @@ class Trials:
                 if one is not cohort[0]:
                     self._open(one, self._params(one))
                 assert closed is not None, "without a pruner nothing pauses"
-                for event in (*events, closed):
+                for event in events:
                     self._log(one, event)
-                outcomes[one.number] = outcome
+                outcomes[one.number] = self._settled(one, outcome, closed)
         self.session.deliver()
         return outcomes
 
@@ -155,30 +192,38 @@ class Trials:
             outcome = self._outcome(experiment, result)
             metrics = result_metrics(experiment, result) | self._costs_in(outcome)
             return outcome, RunClosed(result.state, metrics=metrics)
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt, CannotWrite):
             raise
         except Diverged as error:
             return Outcome("diverged", cause=str(error)), RunClosed("diverged", {"fttune.cause": "diverged"})
-        except Exception as error:  # noqa: BLE001 (the trial boundary: the cause is recorded, the search goes on)
-            cause = str(error) if isinstance(error, FttuneError) else f"{type(error).__name__}: {error}"
-            return Outcome("failed", cause=cause), RunClosed("failed", {"fttune.cause": cause})
+        except OutOfMemory as error:
+            closed = RunClosed("out_of_memory", {"fttune.cause": "out_of_memory"})
+            return Outcome("out_of_memory", cause=str(error)), closed
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (the trial boundary: recorded, the search goes on)
+            with suppress(OSError):  # a full disk may be what it is about
+                emit(FileSaved(write_traceback(self.session.files_of(self._key(asked)), error), ""))
+            return ended_by(error)
 
+    @memory_errors_told()
     def _fitted(self, asked: Asked, experiment: Experiment, begin: Begin, emit: Emit) -> FineTuneResult | None:
         """Train, or go on where the trial paused; return None when it pauses."""
         _, fit = self._paused.pop(asked.number, (asked, None))
-        files = CheckpointFolder(self.session.files_of(self._key(asked)))
+        files = CheckpointFolder(self.session.files_of(self._key(asked)), states=self.states.of(asked.number))
         fit = fit or Fit(begin(), emit=emit, checkpoints=files)
         result = fit.go_on(lambda ended: self._judge(asked, experiment, ended))
         if result is None:
             self._paused[asked.number] = asked, fit
         return result
 
+    @memory_errors_told()
     def _cross_validated(self, asked: Asked, begins: Sequence[Begin], emit: Emit) -> FineTuneResult:
         """Train in fold after fold, each reported when it ends; the checkpoint is that of the best one."""
         results: list[FineTuneResult] = []
         verdict: Verdict = "go"
         for fold, begin in enumerate(begins, start=1):
-            files = CheckpointFolder(self.session.files_of(self._key(asked)) / f"fold-{fold}")
+            own = f"fold-{fold}"
+            states = self.states.of(asked.number) / own
+            files = CheckpointFolder(self.session.files_of(self._key(asked)) / own, states=states, keeps_end=True)
             results.append(finish(begin(), emit=in_fold(emit, fold), checkpoints=files))
             emit(fold_ended(results[-1], fold))
             value = results[-1].value
@@ -192,6 +237,7 @@ class Trials:
             emit(FileSaved(file, "checkpoint"))
         return over_folds(results, "pruned" if verdict == "prune" else "complete")
 
+    @memory_errors_told()
     def _outcome(self, experiment: Experiment, result: FineTuneResult) -> Outcome:
         complete = result.state == "complete"
         return Outcome(
@@ -231,15 +277,18 @@ class Trials:
     def _training(self, asked: Asked, fold: int) -> Training:
         """Begin a trial's training in a fold; the first of a cohort makes the plan for all that are still to run."""
         if (asked.number, fold) not in self._begins:
-            cohort = _rest(asked)
             later = {key: begin for key, begin in self._begins.items() if key[0] >= asked.number}
-            planned = zip(cohort, self._plan(cohort, fold), strict=True)
-            self._begins = later | {(one.number, fold): begin for one, begin in planned}
+            self._begins = later | {(number, fold): begin for number, begin in self._plan(asked, fold).items()}
         return self._begins.pop((asked.number, fold))()
 
-    def _plan(self, cohort: Sequence[Asked], fold: int) -> list[Begin]:
+    def _plan(self, asked: Asked, fold: int) -> dict[int, Begin]:
+        """Return what begins a trial and those of its cohort after it; those before it only train along."""
+        cohort = asked.cohort or (asked,)
         experiments = [self.study.experiment.replace(one.values) for one in cohort]
-        return plan(experiments, self._inputs_of(experiments[0]).of_fold(fold), monitor=self.study.metric)
+        inputs = self._inputs_of(experiments[0]).of_fold(fold)
+        folder = self.states.of_cohort(cohort[0].number, asked.number) / f"fold-{fold}"
+        begins = plan(experiments, inputs, monitor=self.study.metric, folder=folder)
+        return {one.number: begin for one, begin in zip(cohort, begins, strict=True) if one.number >= asked.number}
 
     def _recipe(self, asked: Asked) -> Experiment | None:
         """Return the recipe of a trial, None when its values make none."""
@@ -257,6 +306,7 @@ class Trials:
 
     def _open(self, asked: Asked, params: dict[str, object]) -> None:
         tags = {"fttune.kind": "trial", "fttune.study": self.name, "fttune.trial": str(asked.number), STUDY_ID: self.id}
+        tags |= self.attempts.tags(asked.number)
         opened = RunOpened(
             f"trial-{asked.number:04d}",
             self.study.experiment.name,
@@ -271,12 +321,14 @@ class Trials:
     def _closed_when_interrupted(self, trials: Sequence[Asked]) -> Iterator[None]:
         try:
             yield
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt, CannotWrite):
             for asked in trials:
                 self._log(asked, RunClosed("interrupted"))
             raise
 
     def _log(self, asked: Asked, event: Event) -> None:
+        if isinstance(event, EpochEnded):
+            self.attempts.reached(event.epoch)
         self.session.emit(self._key(asked), event, owner=self.name)
 
     def _key(self, asked: Asked) -> str:

@@ -58,15 +58,19 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Run a study to its budget; the same command continues an interrupted one."""
-    from fttune.config import load_study
+    from fttune.cli.supervisor import supervised
 
-    study = load_study(file, overrides or [])
-    from fttune.app.search import search as run
-    from fttune.display import display
+    with supervised() as watch:
+        from fttune.config import load_study
 
-    with display() as show:
-        stored = run(study, workspace=workspace_of(mlruns, plugins, cache_gb), new=new, display=show)
-    print_study(study, stored, as_json)
+        study = load_study(file, overrides or [])
+        from fttune.app.search import search as run
+        from fttune.display import display
+
+        with display() as show:
+            workspace = workspace_of(mlruns, plugins, cache_gb)
+            stored = run(study, workspace=workspace, new=new, display=show, watch=watch)
+        print_study(study, stored, as_json)
 
 
 @app.command()
@@ -132,15 +136,13 @@ def ui(
 ) -> None:
     """Open MLflow's own UI on this folder's runs; Ctrl-C ends it."""
     import os
-    import sys
 
+    from fttune.app.ui import HOST, server_command, server_environment
     from fttune.errors import BadInput
 
     workspace = workspace_of(mlruns)
     if not (workspace.mlruns / "mlflow.db").is_file():
         raise BadInput(f"{workspace.mlruns}: holds no runs yet; run `fttune search studies/<name>.yaml` first")
-    typer.echo(f"MLflow on http://127.0.0.1:{port}", err=True)
-    store = ["--backend-store-uri", workspace.mlflow_uri, "--default-artifact-root", workspace.artifacts.as_uri()]
-    command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.execv(sys.executable, command)
+    typer.echo(f"MLflow on http://{HOST}:{port}", err=True)
+    command = server_command(workspace, port)
+    os.execve(command[0], command, server_environment(os.environ))

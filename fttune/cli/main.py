@@ -12,17 +12,20 @@ def main() -> None:
     import os
     import sys
     import traceback
+    from pathlib import Path
 
     from fttune.errors import FttuneError, Interrupted
+    from fttune.files import cannot_write
 
     _install_signal_handlers()
     try:
         app()
-    except FttuneError as error:
+    except (FttuneError, OSError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        typer.echo(str(error), err=True)
-        sys.exit(error.exit_code)
+        told = error if isinstance(error, FttuneError) else cannot_write(Path(error.filename or "."), error)
+        typer.echo(str(told), err=True)
+        sys.exit(told.exit_code)
     except Interrupted as interruption:
         typer.echo("interrupted; run the same command again", err=True)
         sys.stdout.flush()
@@ -33,6 +36,8 @@ def main() -> None:
 def _install_signal_handlers() -> None:
     """Let the first SIGINT or SIGTERM end the work in order, and the second one at once.
 
+    Where a parent passes them on, as signals of their own, a terminal sends each to both: one order may come in two
+    ways, but two in the same way are two orders.
     Python drops what is raised in a destructor or a weak reference's callback. An interruption that was raised there is
     raised again.
     """
@@ -40,18 +45,24 @@ def _install_signal_handlers() -> None:
     import signal
     import sys
 
+    from fttune import interruption
+    from fttune.cli.supervisor import PASSED_ON
     from fttune.errors import Interrupted
 
-    received: list[int] = []
+    direct: list[int] = []
+    passed_on: list[int] = []
+    orders = {as_which: order for order, as_which in PASSED_ON.items()}
 
     def interrupt(signum: int, _frame: object) -> None:
-        if received:
-            os._exit(128 + signum)
-        received.append(signum)
-        raise Interrupted(signum)
+        way = passed_on if signum in orders else direct
+        way.append(orders.get(signal.Signals(signum), signum))
+        if len(way) > 1:
+            os._exit(128 + way[-1])
+        if len(direct) + len(passed_on) == 1:
+            interruption.interrupt(way[0])
 
     def again(_signum: int, _frame: object) -> None:
-        raise Interrupted(received[0])
+        interruption.interrupt([*direct, *passed_on][0])
 
     show = sys.unraisablehook
 

@@ -31,9 +31,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def workspace_of(mlruns: Path | None, plugins: list[Path] | None = None, cache_gb: float | None = None) -> "Workspace":
-    """Return the workspace of a command. Raises StoreError when it cannot be written."""
+    """Return the workspace of a command. Raises BadInput when it cannot be written, or tracked."""
+    import os
+
+    from fttune.config.urls import require_tracking_variable
     from fttune.config.workspace import Workspace
 
     workspace = Workspace.at(mlruns=mlruns, plugins=plugins or (), cache_gb=cache_gb)
     workspace.require_writable()
+    require_tracking_variable(os.environ.get("MLFLOW_TRACKING_URI", ""))
     return workspace

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from fttune.config import known
-from fttune.config.sections import Section, Seed, broken, one_form
+from fttune.config.sections import Line, Section, Seed, broken, one_form
 
 SOURCES = ("digits", "folder", "csv", "torchvision:<DatasetName>")
 PARTS = ("train", "val", "test", "drift", "relative_grad_norm")  # what metrics are named after already
@@ -45,7 +45,7 @@ class Split(Section):
     val: Share = 0.2
     test: Share = 0.2
     seed: Seed = 0
-    group_by: str | None = None
+    group_by: Line | None = None
 
     @field_validator("test")
     @classmethod
@@ -134,7 +134,7 @@ class Data(Section):
     """Where images come from, how they are cut to size, and which of them train."""
 
     source: str
-    path: str | None = None
+    path: Line | None = None
     image_size: int = Field(default=224, ge=1, le=4096)
     resize: int | None = Field(default=None, ge=1, le=8192)
     split: Split = Split()

@@ -103,7 +103,9 @@ def _is_file(path: Path) -> bool:
 def _mapping(path: Path, overrides: Iterable[Override] = ()) -> dict[str, Any]:
     raw = read_yaml(path)
     if not isinstance(raw, dict):
-        rule = "is empty" if raw is None else f"must be a mapping of fields, got {shown(raw)}"
+        # Not the text itself: a reference may lead to a file that is no experiment, and should not be shown.
+        got = "text" if isinstance(raw, str) else shown(raw)
+        rule = "is empty" if raw is None else f"must be a mapping of fields, got {got}"
         raise ConfigError(str(path), [Problem("", rule)])
     overrides = list(overrides)
     drop_alternatives(raw, [dotted for dotted, _ in overrides])

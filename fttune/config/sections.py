@@ -11,10 +11,11 @@ from fractions import Fraction
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from fttune.config import known
+from fttune.errors import is_one_line
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 NAME_RULE = "must be 1 to 100 letters, digits, _ . or -, the first a letter or digit"
@@ -46,6 +47,15 @@ def broken(message: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "{message}", {"message": message})
 
 
+def _one_line(text: str) -> str:
+    if not is_one_line(text):
+        raise broken(f"must be printable text on one line, got {known.shown(text)}")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+
+
 def exact(number: float) -> Fraction:
     """Return the number that was written: 1/10 for 0.1, not the binary fraction next to it."""
     return Fraction(str(number))
@@ -58,7 +68,7 @@ class Backbone(Section):
     """A model name (torchvision's, timm:<name> or plugin:<name>) and where its weights come from."""
 
     name: str
-    weights: str = "DEFAULT"
+    weights: Line = "DEFAULT"
 
     @field_validator("name")
     @classmethod
@@ -178,7 +188,7 @@ class Training(Section):
     """Length, batch, schedule, loss and device of a training run."""
 
     epochs: int = Field(ge=1, le=100_000)
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=32, ge=1, le=2**31 - 1)
     schedule: Literal["constant", "cosine", "step", "polynomial", "one_cycle", "plateau"] = "constant"
     warmup_epochs: float = Field(default=0.0, ge=0)
     step_epochs: int | None = Field(default=None, ge=1)

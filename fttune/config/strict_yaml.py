@@ -16,6 +16,7 @@ from fttune.errors import ConfigError, Problem
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
 MAX_DIGITS = 30
+MAX_KEYS = 1_000  # of one mapping: for each that is unknown, a near name is looked for
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -66,6 +67,11 @@ def parse_yaml(text: str, name: str) -> Any:
         raise _refusal(name, place + _PLAIN_WORDS.get(problem, problem)) from None
 
 
+def is_plain_text(text: str) -> bool:
+    """Return whether text without quotes is read as text, and not as a number, true, false or nothing."""
+    return not any(pattern.fullmatch(text) for pattern in (_INT, _FLOAT, _BOOL, _NULL))
+
+
 def _place(text: str, index: int) -> str:
     return f"line {text.count(chr(10), 0, index) + 1}, column {index - text.rfind(chr(10), 0, index)}: "
 
@@ -106,6 +112,8 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: Any, deep: bool = True) -> dict[Any, Any]:
+        if len(node.value) > MAX_KEYS:
+            raise _marked(node.start_mark, f"a mapping of more than {MAX_KEYS} keys")
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):

@@ -3,6 +3,7 @@
 `Study.sample(trial)` is the whole meeting point: it asks a trial for values and returns an experiment.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Protocol
@@ -14,9 +15,10 @@ from fttune.config.distributions import Categorical, Choice, Distribution, Float
 from fttune.config.experiment import Experiment
 from fttune.config.known import one_of, shown
 from fttune.config.problems import raise_if_any
-from fttune.config.sections import COSTS, NAME, VAL_METRICS, Section, Seed, broken, val_metric
+from fttune.config.sections import COSTS, NAME, VAL_METRICS, Line, Section, Seed, broken, val_metric
 from fttune.config.space import Space
 from fttune.config.study_rules import study_problems
+from fttune.config.urls import SERVERS, STORES, require_kind
 
 
 class Trial(Protocol):
@@ -86,19 +88,40 @@ Pruner = Annotated[
 BY_EPOCHS = ("successive_halving", "hyperband")
 
 
-def _url(value: str) -> str:
-    if "://" not in value:
-        raise broken(f"must be a URL such as sqlite:///FILE or http://127.0.0.1:5000, got {shown(value)}")
-    return value
+def _store(value: str) -> str:
+    return require_kind(value, STORES)
 
 
-Url = Annotated[str, AfterValidator(_url)]
+def _tracking(value: str) -> str:
+    return require_kind(value, (*STORES, *SERVERS))
+
+
+Store = Annotated[Line, AfterValidator(_store)]
+Server = Annotated[Line, AfterValidator(_tracking)]
 
 
 class Tracking(Section):
     """Where MLflow keeps the runs; default: `MLFLOW_TRACKING_URI`, else SQLite under mlruns/."""
 
-    uri: Url | None = None
+    uri: Server | None = None
+
+
+class Retention(Section):
+    """Whose checkpoints a search keeps: those of `all` trials, or of the k best complete ones (`best_<k>`)."""
+
+    keep: str = "all"
+
+    @field_validator("keep")
+    @classmethod
+    def _known_rule(cls, keep: str) -> str:
+        if keep != "all" and not re.fullmatch("best_[1-9][0-9]{0,5}", keep):
+            raise broken(f"must be all, or best_<k> such as best_3, got {shown(keep)}")
+        return keep
+
+    @property
+    def best(self) -> int | None:
+        """How many checkpoints are kept, None for all."""
+        return None if self.keep == "all" else int(self.keep.removeprefix("best_"))
 
 
 class Confirm(Section):
@@ -147,7 +170,8 @@ class Study(Section):
     """One search: which experiment, over which space, for which metric, within which budget.
 
     `metrics` are several objectives, in place of `metric` and `direction`; these are then those of the first one, which
-    chooses the best epoch and is what a pruner watches. `name` is the stem of its file; it is not a YAML field.
+    chooses the best epoch and is what a pruner watches. `retries` bounds how often a trial begins anew after failures
+    that are not its recipe's. `name` is the stem of its file; it is not a YAML field.
 
     Raises:
         pydantic.ValidationError: a field or a rule between fields is broken (files: `load_study`).
@@ -165,7 +189,9 @@ class Study(Section):
     space: dict[str, Distribution] = Field(min_length=1)
     baselines: Annotated[tuple[Baseline, ...], Field(strict=False)] = ()
     confirm: Confirm = Field(default=Confirm(), exclude=True)
-    storage: Url | None = Field(default=None, exclude=True)
+    retention: Retention = Field(default=Retention(), exclude=True)
+    retries: int = Field(default=2, ge=0, exclude=True)
+    storage: Store | None = Field(default=None, exclude=True)
     tracking: Tracking = Field(default=Tracking(), exclude=True)
     name: str = Field(default="study", exclude=True, pattern=NAME)
 

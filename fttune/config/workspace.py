@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fttune.config.known import shown
 from fttune.errors import BadInput, StoreError
 from fttune.files import obstacle
 
@@ -35,17 +36,39 @@ class Workspace:
         """Return the workspace of a directory (default: the current one).
 
         `mlruns` defaults to `FTTUNE_MLRUNS`, else `<root>/mlruns`; relative plugins lie in the current directory.
-        `cache_gb` (10^9 bytes) defaults to `FTTUNE_CACHE_GB`. Raises BadInput when that is no number from 0.
+        `cache_gb` (10^9 bytes) defaults to `FTTUNE_CACHE_GB`. Raises BadInput when that is no number from 0, or a
+        folder leads nowhere.
         """
         root = (root or Path.cwd()).resolve()
-        chosen = mlruns or Path(os.environ.get("FTTUNE_MLRUNS") or "mlruns")
+        chosen = root / (mlruns or Path(os.environ.get("FTTUNE_MLRUNS") or "mlruns"))
         files = tuple(file.resolve() for file in plugins)
-        return cls(root, (root / chosen).resolve(), files, _cache_bytes(cache_gb))
+        try:
+            chosen = chosen.resolve()
+            chosen.exists()
+        except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+            cause = getattr(error, "strerror", None) or "a link that leads to itself"
+            raise StoreError(f"{shown(str(chosen))}: cannot be used ({cause}); use --mlruns") from None
+        return cls(root, chosen, files, _cache_bytes(cache_gb))
 
     def require_writable(self) -> None:
         """Refuse a generated folder that cannot be made or written, without making it. Raises StoreError."""
         if nearest := obstacle(self.mlruns):
             raise StoreError(f"{self.mlruns}: cannot be written, since {nearest} is no folder that can; use --mlruns")
+
+    def doubt(self) -> str | None:
+        """Return why others can decide what is read from the generated folder, and the remedy; None when none can.
+
+        fttune makes the folder for its owner alone. One that was there is as its owner wants it, so it is used.
+        """
+        try:
+            found = self.mlruns.stat()
+        except OSError:  # not there yet
+            return None
+        if found.st_uid != os.geteuid() != 0:
+            return "belongs to another user, who decides what fttune reads from it; use --mlruns with a folder of yours"
+        if found.st_mode & 0o002:
+            return f"every user may write to it, and so decide what fttune reads from it; chmod o-w {self.mlruns}"
+        return None
 
     @property
     def cache(self) -> Path:

@@ -2,7 +2,9 @@
 
 from fttune.data.arrays import ArrayCache, NoRoom, in_memory
 from fttune.data.augmentation import augment
+from fttune.data.check import Checked, check_data
 from fttune.data.files import decode_files, image_files
+from fttune.data.findings import Finding
 from fttune.data.image_data import Folds, Geometry, ImageData, Part
 from fttune.data.images import Unreadable
 from fttune.data.load import has_test, load_data, load_folds, open_test
@@ -12,7 +14,9 @@ from fttune.data.views import with_views
 
 __all__ = [
     "ArrayCache",
+    "Checked",
     "Copies",
+    "Finding",
     "Folds",
     "Geometry",
     "ImageData",
@@ -24,6 +28,7 @@ __all__ = [
     "Survey",
     "Unreadable",
     "augment",
+    "check_data",
     "decode_files",
     "has_test",
     "image_files",

@@ -5,7 +5,6 @@ type, checksum, and notes of whoever made it. A key stands for the content, so a
 never changes. A key may begin with a folder: `decoded/0123abcd`. Knows nothing of images.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -24,15 +23,17 @@ from filelock import FileLock, Timeout
 from numpy.lib import format as npy
 
 from fttune.data.rows import Rows, RowsInMemory, Spec, Stored, rows_on_disk
-from fttune.files import write_atomically
+from fttune.files import private_folder, write_atomically
 
 _FORMAT = "fttune-array-1"
 _BLOCK_BYTES = 2**24
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class NoRoom(Exception):
-    """What is to be written fits neither the budget nor the disk; `str()` is the cause. Nothing of it is left there."""
+    """What is to be written fits neither the budget nor the disk, or that fails; `str()` is the cause.
+
+    Nothing of it is left there.
+    """
 
 
 class ArrayCache:
@@ -87,7 +88,10 @@ class ArrayCache:
     @property
     def room(self) -> int:
         """The bytes that may be written, if all that is there were deleted for them."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError:  # full, or read-only
+            return 0
         return self._limit(sum(status.st_size for status in self._files().values()))
 
     @contextmanager
@@ -97,10 +101,10 @@ class ArrayCache:
         Another process that makes one of them is waited for, so only those in `missing` are still to be made.
 
         Raises:
-            NoRoom: they fit neither the budget nor the disk.
+            NoRoom: they fit neither the budget nor the disk, or that fails.
             ValueError: rows are missing, or too many, or of another shape or type.
         """
-        with _full_disk_is_no_room(), ExitStack() as locks:
+        with _failing_disk_is_no_room(), ExitStack() as locks:
             for key in sorted(specs):  # in one order everywhere, so that no two processes wait for each other
                 locks.enter_context(self._lock(key))
             stored = {key: found for key, spec in specs.items() if (found := self.get(key, spec))}
@@ -177,7 +181,7 @@ class ArrayCache:
 
     def _lock(self, key: str, *, timeout_seconds: float = -1) -> FileLock:
         file = self._file(key).with_suffix(".lock")
-        file.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(file.parent)
         return FileLock(file, timeout=timeout_seconds)
 
     def _discard(self, key: str) -> None:
@@ -201,13 +205,12 @@ def in_memory(
 
 
 @contextmanager
-def _full_disk_is_no_room() -> Iterator[None]:
+def _failing_disk_is_no_room() -> Iterator[None]:
+    """What can be made again can be made in memory, whatever the disk says; a file that cannot be read is told then."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise NoRoom(error.strerror) from error
+        raise NoRoom(error.strerror or str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import stat
 import struct
 import warnings
 import zlib
@@ -10,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -24,9 +25,12 @@ from fttune.data.listing import ImageSource
 
 T = TypeVar("T")
 U = TypeVar("U")
-MAX_PIXELS = 2**28
+Kind = Literal["empty", "special", "large", "foreign", "broken"]
+MAX_PIXELS = 2**28  # of a strip that was resized
+MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB of RGB
+MAX_FILE_BYTES = 2**30
 # What Pillow's plugins raise on broken files, beyond OSError.
-_BROKEN = (
+BROKEN = (
     OSError,
     ValueError,
     SyntaxError,
@@ -42,9 +46,10 @@ _BROKEN = (
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Why an image cannot be used."""
+    """Why an image cannot be used: in words, and as a kind (empty, no regular file, too large, no image, broken)."""
 
     reason: str
+    kind: Kind = field(default="broken", compare=False)
 
 
 @dataclass(frozen=True)
@@ -58,23 +63,28 @@ class Header:
 def header(file: Path) -> Header | Unreadable:
     """Return the header of a file, or why `decode` could not read it; a JPEG is decoded at an eighth of its size."""
     try:
-        if not (raw := file.read_bytes()):
-            return Unreadable("the file is empty")
+        if unfit := unfit_file(file):
+            return unfit
+        raw = file.read_bytes()
         with Image.open(io.BytesIO(raw)) as image:
             size = image.size
+            if unfit := unfit_size(image):
+                return unfit
             image.draft(None, (max(1, size[0] // 8), max(1, size[1] // 8)))
             image.load()
-            if isinstance(rgb := _rgb(image), Unreadable):
+            if isinstance(rgb := to_rgb(image), Unreadable):
                 return rgb
         return Header(size, hashlib.sha256(raw).hexdigest())
-    except _BROKEN as error:
-        return Unreadable(_reason(error))
+    except BROKEN as error:
+        return unreadable(error)
 
 
 def content_hash(source: ImageSource) -> str | Unreadable:
     """Return the sha256 of a file's bytes, or of the mode, size and pixels of an image that is no file, as hex."""
     try:
         if isinstance(source, Path):
+            if unfit := unfit_file(source):
+                return unfit
             with source.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         with source() as image:
@@ -83,8 +93,8 @@ def content_hash(source: ImageSource) -> str | Unreadable:
             digest = hashlib.sha256(f"{image.mode} {image.size}:".encode())
             digest.update(image.tobytes())
         return digest.hexdigest()
-    except _BROKEN as error:
-        return Unreadable(_reason(error))
+    except BROKEN as error:
+        return unreadable(error)
 
 
 def decode(source: ImageSource, geometry: Geometry, side: int) -> Pixels | Unreadable:
@@ -97,20 +107,51 @@ def decode(source: ImageSource, geometry: Geometry, side: int) -> Pixels | Unrea
         OSError: the file, which has been hashed before, cannot be read any more.
     """
     # Read outside of the try: a disk that fails now is not a broken image, and must not be remembered as one.
+    if isinstance(source, Path) and (unfit := unfit_file(source)):
+        return unfit
     raw = source.read_bytes() if isinstance(source, Path) else source()
-    if raw == b"":
-        return Unreadable("the file is empty")
     try:
         with Image.open(io.BytesIO(raw)) if isinstance(raw, bytes) else raw as image:
-            rgb = _rgb(ImageOps.exif_transpose(image))
+            rgb = unfit_size(image) or to_rgb(ImageOps.exif_transpose(image))
         if isinstance(rgb, Unreadable):
             return rgb
-        if max(rgb.size) * geometry.resize**2 > MAX_PIXELS * min(rgb.size):
-            return Unreadable(f"a strip of {rgb.width} x {rgb.height} pixels is too long to resize")
+        if unfit := unfit_strip(rgb.size, geometry.resize):
+            return unfit
         resized = F.resize(rgb, [geometry.resize], InterpolationMode(geometry.interpolation), antialias=True)
         return np.asarray(F.center_crop(resized, [side, side]))
-    except _BROKEN as error:
-        return Unreadable(_reason(error))
+    except BROKEN as error:
+        return unreadable(error)
+
+
+def unfit_file(file: Path) -> Unreadable | None:
+    """Return why a file must not be opened, None when it may: a pipe waits for ever, and a device has no end.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        return Unreadable("not a regular file, but a folder, pipe, socket or device", "special")
+    if found.st_size == 0:
+        return Unreadable("the file is empty", "empty")
+    if found.st_size > MAX_FILE_BYTES:
+        return Unreadable(f"a file of {found.st_size:,} bytes, and no image may have more than 1 GiB", "large")
+    return None
+
+
+def unfit_size(image: Image.Image) -> Unreadable | None:
+    """Return why an image that is not decoded yet must not be, None when it may."""
+    if image.width * image.height <= MAX_IMAGE_PIXELS:
+        return None
+    limit = f"more than {MAX_IMAGE_PIXELS:,} pixels in all"
+    return Unreadable(f"{image.width} x {image.height} pixels are {limit}; make it smaller", "large")
+
+
+def unfit_strip(size: tuple[int, int], resize: int) -> Unreadable | None:
+    """Return why an image cannot be resized to a shorter side of `resize` pixels, None when it can."""
+    if max(size) * resize**2 <= MAX_PIXELS * min(size):
+        return None
+    return Unreadable(f"a strip of {size[0]} x {size[1]} pixels is too long to resize", "large")
 
 
 @contextmanager
@@ -135,7 +176,8 @@ def in_order(pool: Executor, function: Callable[[T], U], items: Iterable[T], *, 
         yield pending.popleft().result()
 
 
-def _rgb(image: Image.Image) -> Image.Image | Unreadable:
+def to_rgb(image: Image.Image) -> Image.Image | Unreadable:
+    """Return an image in RGB with 8 bits, greyscale of 16 bits scaled, or why there is none."""
     if image.mode == "F":
         return Unreadable("its pixels are floats without a range; save it with 8 or 16 bits")
     if image.mode.partition(";")[0] != "I":
@@ -146,9 +188,12 @@ def _rgb(image: Image.Image) -> Image.Image | Unreadable:
     return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
 
 
-def _reason(error: BaseException) -> str:
+def unreadable(error: BaseException) -> Unreadable:
+    """Return what Pillow, or the system, had against a file."""
     if isinstance(error, UnidentifiedImageError):
-        return "not an image, whatever its name says"
+        return Unreadable("not an image, whatever its name says", "foreign")
+    if isinstance(error, Image.DecompressionBombError):
+        return Unreadable(f"its header says more than {2 * MAX_IMAGE_PIXELS:,} pixels; make it smaller", "large")
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
+        return Unreadable(error.strerror)
+    return Unreadable(str(error) or type(error).__name__)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from fttune.errors import one_line
+
 SPLITS = ("train", "val", "test")
 ImageSource = Path | Callable[[], Image.Image]
 
@@ -51,5 +53,6 @@ def some(items: Iterable[str], limit: int = 3) -> str:
 
 def _cut(items: Iterable[str], limit: int, before: str) -> str:
     listed = list(items)
-    shown = listed[:limit] + ([f"and {len(listed) - limit} more"] if len(listed) > limit else [])
+    shown = [one_line(item) for item in listed[:limit]]
+    shown += [f"and {len(listed) - limit} more"] if len(listed) > limit else []
     return "".join(before + item for item in shown)

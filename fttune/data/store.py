@@ -19,7 +19,7 @@ from fttune.data.images import Unreadable, decode, decoder_threads, in_order
 from fttune.data.listing import ImageSource
 from fttune.data.rows import Rows, Spec
 
-_FORMAT = "fttune-decoded-2"
+_FORMAT = "fttune-decoded-3"
 # Pillow and the libraries that it decodes with: a lossy file has other pixels under another one.
 _DECODERS = ("pil", "jpg", "libjpeg_turbo", "webp", "jpg_2000", "libtiff")
 _CHUNK_BYTES = 2**24

@@ -18,6 +18,7 @@ from torchvision import datasets
 from fttune.config import known
 from fttune.data.listing import ImageSource, Listing, Sample
 from fttune.errors import DataError
+from fttune.files import private_folder
 
 _FAILURES = (OSError, RuntimeError, ValueError, EOFError, AssertionError, HTTPException)
 _BAD_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile)
@@ -46,7 +47,7 @@ def torchvision_samples(source: str, *, folder: Path, test: bool = False) -> Lis
 def _construct(name: str, folder: Path, arguments: Mapping[str, Any]) -> Any:
     """Take what is there, else download: some classes refuse `download=True` even when nothing is missing."""
     build = partial(getattr(datasets, name), str(folder), **arguments)
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     try:
         return build(download=False)
     except (*_FAILURES, *_BAD_ARCHIVE):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fttune.errors import BadInput, WeightsError
+from fttune.errors import BadInput, WeightsError, one_line
 from fttune.models.architectures import Architecture, find_architecture
 from fttune.models.cut import Cut, Stage, member
 from fttune.models.files import reason
@@ -220,9 +220,10 @@ def _check(state: Mapping[str, Tensor], module: nn.Module, *, source: str, ignor
     }
     lines = [f"  {what}: {_listed(keys)}" for what, keys in wrong.items() if keys]
     if lines:
-        raise WeightsError("\n".join([f"the weights {source} do not fit the backbone:", *lines]))
+        rule = f"the weights {source} do not fit the backbone; name weights of this backbone, or another backbone.name:"
+        raise WeightsError("\n".join([rule, *lines]))
 
 
 def _listed(keys: list[str]) -> str:
     more = f", and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(keys[:_SHOWN]) + more
+    return ", ".join(one_line(key) for key in keys[:_SHOWN]) + more

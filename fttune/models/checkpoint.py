@@ -11,8 +11,9 @@ from torch import nn
 from fttune.errors import BadInput, WeightsError
 from fttune.models.architectures import find_architecture
 from fttune.models.backbone import build_backbone
-from fttune.models.files import read_sidecar
+from fttune.models.files import MOVE_AWAY
 from fttune.models.plugins import PREFIX
+from fttune.models.sidecar import sidecar_of
 from fttune.models.weights import weights_from_file
 
 
@@ -24,10 +25,13 @@ def load_model(file: Path, *, plugins: Iterable[Path] = ()) -> nn.Module:
     Raises:
         WeightsError: the checkpoint is damaged, or not one that fttune wrote, or its backbone is not to be had.
     """
-    sidecar = read_sidecar(file)
-    if not sidecar:
-        raise WeightsError(f"{file}: there is no {file.with_suffix('.json').name} beside it")
-    name, files = sidecar["experiment"]["backbone"]["name"], tuple(plugins)
+    sidecar = sidecar_of(file)
+    if sidecar is None:
+        rule = f"there is no {file.with_suffix('.json').name} beside it"
+        raise WeightsError(f"{file}: {rule}; name a checkpoint that fttune wrote, and keep both files together")
+    if sidecar.backbone is None:
+        raise WeightsError(f"{file.with_suffix('.json')}: damaged: experiment.backbone.name missing; {MOVE_AWAY}")
+    name, files = sidecar.backbone, tuple(plugins)
     if name.startswith(PREFIX) and not files:
         raise WeightsError(f"{file}: needs the plugin that builds {name}: load_model(file, plugins=[FILE.py])")
     try:
@@ -35,4 +39,8 @@ def load_model(file: Path, *, plugins: Iterable[Path] = ()) -> nn.Module:
     except BadInput as error:
         raise WeightsError(f"{file}: its backbone {name} cannot be built here ({error})") from error
     weights = weights_from_file(file, backbone=name)
-    return build_backbone(architecture, weights, classes=tuple(sidecar["classes"]), seed=0).module.eval()
+    backbone = build_backbone(architecture, weights, classes=sidecar.classes, seed=0)
+    if backbone.head_is_new:
+        rule = f"its head is not for the {len(sidecar.classes)} classes that its JSON names"
+        raise WeightsError(f"{file}: damaged: {rule}; put back both files that were written")
+    return backbone.module.eval()

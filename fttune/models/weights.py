@@ -18,8 +18,9 @@ from fttune.errors import WeightsError
 from fttune.models import timm_models
 from fttune.models.architectures import default_preprocessing
 from fttune.models.families import BY_NAME
-from fttune.models.files import DAMAGED, read_sidecar, read_tensors, reason
+from fttune.models.files import DAMAGED, named, not_finite, read_tensors, reason
 from fttune.models.preprocessing import Preprocessing
+from fttune.models.sidecar import sidecar_of
 
 
 @dataclass(frozen=True)
@@ -96,16 +97,18 @@ def weights_from_file(file: Path, *, backbone: str) -> Weights:
     Without that JSON, the preprocessing is what the published weights of this backbone have in common.
 
     Raises:
-        WeightsError: the file is missing, damaged or not a state dict.
+        WeightsError: the file is missing, damaged, not a state dict, or holds NaN or infinite values.
     """
-    sidecar = read_sidecar(file)
-    state, sha256 = read_tensors(file, expected_sha256=sidecar.get("sha256"))
-    if not sidecar:
+    sidecar = sidecar_of(file)
+    state, sha256 = read_tensors(file, expected_sha256=sidecar.sha256 if sidecar else None)
+    if bad := not_finite(state):
+        raise WeightsError(
+            f"{file}: {len(bad)} of {len(state)} tensors hold NaN or infinite values: {named(bad)}; "
+            "no learning rate can train them: take the weights of a run that did not diverge"
+        )
+    if sidecar is None:
         return Weights(state, f"sha256:{sha256}", preprocessing=default_preprocessing(backbone), source=str(file))
-    fields = sidecar["preprocessing"]
-    mean, std = tuple(fields["mean"]), tuple(fields["std"])
-    preprocessing = Preprocessing(fields["resize"], fields["crop"], fields["interpolation"], mean, std)
-    return Weights(state, f"sha256:{sha256}", tuple(sidecar["classes"]), preprocessing, str(file))
+    return Weights(state, f"sha256:{sha256}", sidecar.classes, sidecar.preprocessing, str(file))
 
 
 def _from_torchvision(backbone: BackboneConfig) -> Weights:

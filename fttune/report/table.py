@@ -25,9 +25,9 @@ class Setting:
 class TrialRow:
     """One trial: its number, state, value, the values of the space, and what it cost.
 
-    `state` is complete, pruned, diverged, failed or running; `seconds` is wall time; `reused_from` is the number of the
-    trial with the same recipe whose value this one took over; `cause` says why it failed or diverged. `values` are
-    those of all objectives of the study, in their order; `value` is the first of them.
+    `state` is complete, pruned, diverged, out_of_memory, failed or running; `seconds` is wall time; `reused_from` is
+    the number of the trial with the same recipe whose value this one took over; `cause` says why there is no value.
+    `values` are those of all objectives of the study, in their order; `value` is the first of them.
     """
 
     number: int
@@ -53,7 +53,9 @@ def summary(rows: Sequence[TrialRow]) -> str:
     states = Counter(row.state for row in rows)
     distinct = distinct_recipes(rows)
     recipes = {"complete": f" ({distinct} distinct recipes)"} if distinct < states["complete"] else {}
-    return ", ".join(f"{count} {state}{recipes.get(state, '')}" for state, count in states.items() if count)
+    return ", ".join(
+        f"{count} {state.replace('_', ' ')}{recipes.get(state, '')}" for state, count in states.items() if count
+    )
 
 
 def distinct_recipes(rows: Sequence[TrialRow]) -> int:

@@ -1,7 +1,9 @@
 """Ask, run, tell; resume; prune. The only room that imports optuna."""
 
+from fttune.searching.database import open_storage
 from fttune.searching.executors import Asked, Executor, Inline, Objective, Outcome
 from fttune.searching.ranking import front, ranked
+from fttune.searching.retention import retained
 from fttune.searching.search import is_spent, search
 from fttune.searching.store import (
     ID,
@@ -9,7 +11,6 @@ from fttune.searching.store import (
     counted,
     current_name,
     facts_of,
-    open_storage,
     open_study,
     stored_studies,
     study_lock,
@@ -31,6 +32,7 @@ __all__ = [
     "open_storage",
     "open_study",
     "ranked",
+    "retained",
     "search",
     "stored_studies",
     "study_lock",

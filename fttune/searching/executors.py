@@ -28,13 +28,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended; `value` belongs to complete trials, `cause` to failed and diverged ones.
+    """How a trial ended; `value` belongs to complete trials, `cause` to failed, diverged and out-of-memory ones.
 
     `others` are the values of the study's further objectives, in their order, where it has several.
     A paused one has not ended: submitted again it goes on, its judge asked anew about the epoch after which it paused.
     """
 
-    state: Literal["complete", "pruned", "diverged", "failed", "paused"]
+    state: Literal["complete", "pruned", "diverged", "out_of_memory", "failed", "paused"]
     value: float | None = None
     trainable_parameters: int | None = None
     best_epoch: int | None = None

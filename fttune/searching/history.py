@@ -5,7 +5,7 @@ trials a sampler sees in a long study.
 """
 
 from bisect import insort
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from fttune.config import Study
 from fttune.config.distributions import Scalar
 from fttune.config.recipe import trial_digest
+from fttune.searching.constraints import ran_out, shown_to_sampler
 from fttune.searching.memory import WriteThrough
 from fttune.searching.samplers import seen_by
 from fttune.searching.store import COUNTED, facts_of
@@ -41,6 +42,7 @@ class History:
         self._recipes: dict[int, str | None] = {}
         self._taken: set[frozenset[tuple[str, Scalar]]] = set()
         self._repeats = _Repeats()
+        self._ran_out: list[Mapping[str, Scalar]] = []
 
     def is_spent(self) -> bool:
         """Return whether the budget of trials or of time is used up, by trials that have ended."""
@@ -83,6 +85,19 @@ class History:
         number = None if digest is None else self._first_with.get(digest)
         return None if number is None else self.memory.get_trial(number)
 
+    def trained_beside(self, number: int) -> list[FrozenTrial]:
+        """Return the trials of the block of `number` that have ended, but for those that took over a value."""
+        first = number // self._study.batch * self._study.batch
+        trials = map(self.memory.get_trial, range(first, min(first + self._study.batch, self.memory.size)))
+        ended = ((trial, facts_of(trial)) for trial in trials if trial.state.is_finished())
+        return [trial for trial, facts in ended if facts is not None and facts.reused_from is None]
+
+    @property
+    def ran_out(self) -> Sequence[Mapping[str, Scalar]]:
+        """The parameters of the trials that ran out of memory."""
+        self._update()
+        return self._ran_out
+
     def repeats(self, number: int) -> int:
         """Return how many trials in a row just before `number` were proposals of a recipe that was there already.
 
@@ -112,7 +127,7 @@ class History:
         first = max(0, number - newest)
         older = (rank for _, rank in self._ranks if rank < first)
         kept = sorted(islice(older, best))
-        return lambda trials: [*(trials[rank] for rank in kept), *trials[first:]]
+        return lambda trials: shown_to_sampler([*(trials[rank] for rank in kept), *trials[first:]], self._study)
 
     def _waiting(self) -> list[int]:
         self._update()
@@ -137,6 +152,8 @@ class History:
             return
         self._counted += 1
         self._taken.add(frozenset(trial.params.items()))
+        if ran_out(trial):
+            self._ran_out.append(trial.params)
         if trial.state is TrialState.COMPLETE:
             value = trial.values[0]
             insort(self._ranks, (-value if self._study.direction == "maximize" else value, trial.number))

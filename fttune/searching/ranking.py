@@ -20,10 +20,14 @@ def ranked(stored: optuna.Study) -> list[FrozenTrial]:
     objectives in turn; equal values rank by fewer trained parameters, then lower number. So the first trial is the best
     one by the first objective.
     """
-    trials = stored.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    return best_first(stored.get_trials(deepcopy=False, states=[TrialState.COMPLETE]), stored.directions)
+
+
+def best_first(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[FrozenTrial]:
+    """Return complete trials in the order of `ranked`."""
     if not trials:
         return []
-    losses = _losses(trials, stored.directions)
+    losses = _losses(trials, directions)
     behind = ~non_dominated(losses)
 
     def key(row: int) -> tuple[bool, list[float], float, int]:

@@ -31,19 +31,40 @@ def sampler_for(study: Study, number: int, *, at_random: bool = False) -> BaseSa
     and a resumed study proposes what an uninterrupted one would have. A grid's points are enqueued, not sampled;
     only what a baseline leaves open is drawn at random there. `at_random` draws without looking at the history.
     """
-    seed = int(np.random.SeedSequence([study.sampler.seed, number]).generate_state(1)[0])
+    seed = _seed(study, number)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if at_random:
             return RandomSampler(seed=seed)
-        if study.sampler.type == "tpe":  # groups keep parameters that do not always act in the joint space
-            grouped = study.searched.is_conditional  # said outright: Optuna warns of it where objectives are several
-            return TPESampler(seed=seed, group=grouped, multivariate=True if grouped else None)
+        if study.sampler.type == "tpe":
+            return _tpe(study, seed)
         if study.sampler.type == "gp":
             return GPSampler(seed=seed, warn_independent_sampling=False)
         if study.sampler.type == "cmaes":
             return CmaEsSampler(seed=seed, warn_independent_sampling=False)
         return RandomSampler(seed=seed)
+
+
+def drawing_sampler_for(study: Study, number: int) -> BaseSampler:
+    """Return a sampler that draws trial `number`, each time anew: with TPE from the density of the good trials."""
+    seed = _seed(study, number, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return _tpe(study, seed, candidates=1) if study.sampler.type == "tpe" else RandomSampler(seed=seed)
+
+
+def _seed(study: Study, *numbers: int) -> int:
+    return int(np.random.SeedSequence([study.sampler.seed, *numbers]).generate_state(1)[0])
+
+
+def _tpe(study: Study, seed: int, *, candidates: int = 24) -> TPESampler:
+    """Return TPE, which takes the best of some candidates.
+
+    Its groups keep parameters that do not always act in the joint space.
+    """
+    grouped = study.searched.is_conditional  # said outright: Optuna warns of it where objectives are several
+    multivariate = True if grouped else None
+    return TPESampler(seed=seed, group=grouped, multivariate=multivariate, n_ei_candidates=candidates)
 
 
 def pruner_for(study: Study) -> BasePruner:

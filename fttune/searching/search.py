@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -14,13 +15,17 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from fttune.config import Study
 from fttune.config.distributions import encoded
 from fttune.errors import TooManyFailures
+from fttune.searching.avoiding import Avoiding
+from fttune.searching.constraints import record_memory, unused_constraints
 from fttune.searching.executors import Asked, Executor, Handle, Outcome
 from fttune.searching.history import History
 from fttune.searching.pruning import Pruning, pruning_of
-from fttune.searching.samplers import sampler_for
+from fttune.searching.samplers import drawing_sampler_for, sampler_for
 from fttune.searching.store import FACTS, TrialFacts, facts_of
+from fttune.training import Verdict
 
 MAX_REPEATS = 3
+GIVEN_UP = "the search ended before this trial did"
 
 
 Abandon = Callable[[Asked, str], None]
@@ -52,11 +57,11 @@ def search(
     for baseline in study.baselines:
         stored.enqueue_trial({n: encoded(value) for n, value in baseline.items()}, skip_if_exists=True)
     history = History(study, stored)
-    failed_in_a_row = 0
+    failed_in_a_row = _failed_last(stored)
     while not history.is_spent() and (block := _next_block(study, stored, history)):
         pruning = pruning_of(study, stored)
         asked = {t.number: Asked(t.number, resumed, study.values(t.params), pruning.judge(t)) for t, resumed in block}
-        running = _Block(history, executor, pruning, asked, reuse)
+        running = _Block(study, history, executor, pruning, asked, reuse)
         for trial, outcome in running.outcomes([trial for trial, _ in block], together):
             failed_in_a_row = failed_in_a_row + 1 if outcome.state == "failed" else 0
             if failed_in_a_row >= study.budget.max_failed:
@@ -68,10 +73,19 @@ def search(
     _give_up(study, stored, abandon)
 
 
+def _never(*_: float) -> Verdict:
+    raise AssertionError("a trial that has ended is not judged")
+
+
 @dataclass
 class _Block:
-    """Trials that were asked together, on their way to their outcomes."""
+    """Trials that were asked together, on their way to their outcomes.
 
+    What a trial computes in a cohort depends, in its last bits, on who is in it. So trials of the block that trained
+    and ended before this process began stand in the cohorts that they were in, and are not run again.
+    """
+
+    study: Study
     history: History
     executor: Executor
     pruning: Pruning
@@ -84,11 +98,16 @@ class _Block:
 
         Where trials pause at rungs, that is the order of those that end on the way to the same one.
         """
+        ended = self.history.trained_beside(trials[0].number)
         # A recipe that is there already, or will be, does not train: it takes no part in a cohort.
-        first_with = {self.history.recipe(t): t.number for t in reversed(trials)}
+        block: list[Trial | FrozenTrial] = sorted([*trials, *ended], key=lambda trial: -trial.number)
+        first_with = {self.history.recipe(trial): trial.number for trial in block}
         alone = {t.number for t in trials if self.history.twin(t) or first_with[self.history.recipe(t)] != t.number}
-        for cohort in _cohorts(self.asked.values(), lambda one: one.number if one.number in alone else together(one)):
-            self.executor.submit(cohort, attempt=1)
+        beside = [Asked(t.number, True, self.study.values(t.params), _never) for t in ended]
+        members = sorted([*self.asked.values(), *beside], key=lambda one: one.number)
+        for cohort in _cohorts(members, lambda one: one.number if one.number in alone else together(one)):
+            if running := [one for one in cohort if one.number in self.asked]:
+                self.executor.submit(running, attempt=1)
         left = trials
         while left := (yield from self._to_next_rung(left)):
             self.executor.submit([self.asked[trial.number] for trial in left], attempt=1)
@@ -169,7 +188,11 @@ def _proposing(study: Study, stored: optuna.Study, history: History, number: int
 
     What is asked within is stored at the end, at once.
     """
-    stored.sampler = sampler_for(study, number, at_random=history.repeats(number) > MAX_REPEATS)
+    sampler = sampler_for(study, number, at_random=history.repeats(number) > MAX_REPEATS)
+    if history.ran_out:
+        instead, order = drawing_sampler_for(study, number), study.searched.order
+        sampler = Avoiding(sampler, instead, failed=history.ran_out, order=order)
+    stored.sampler = sampler
     with history.memory.asking(history.seen(number)):
         yield
 
@@ -227,7 +250,9 @@ def _told(trial: Trial, outcome: Outcome, seconds: float, recipe: str | None) ->
         recipe=recipe,
     )
     _record(trial, facts)
-    _tell(trial, outcome)
+    record_memory(trial, ran_out=outcome.state == "out_of_memory")
+    with unused_constraints():
+        _tell(trial, outcome)
     return outcome
 
 
@@ -242,7 +267,7 @@ def _tell(trial: Trial, outcome: Outcome) -> None:
     elif outcome.state == "failed":
         trial.study.tell(trial, state=TrialState.FAIL)
     else:
-        if outcome.state == "diverged":
+        if outcome.state in ("diverged", "out_of_memory"):
             # Optuna gives a pruned trial its last report as value; a NaN there leaves it without one, as it should be.
             # With several objectives it knows of no report, and gives none.
             last = trial.storage.get_trial(trial._trial_id).last_step
@@ -251,11 +276,17 @@ def _tell(trial: Trial, outcome: Outcome) -> None:
         trial.study.tell(trial, state=TrialState.PRUNED)
 
 
+def _failed_last(stored: optuna.Study) -> int:
+    """Return how many trials in a row failed last, in earlier processes too: each may have died of its trial."""
+    ended = (t for t in reversed(stored.get_trials(deepcopy=False)) if t.state.is_finished())
+    ran = (t for t in ended if (facts := facts_of(t)) is None or facts.cause != GIVEN_UP)
+    return sum(1 for _ in takewhile(lambda trial: trial.state is TrialState.FAIL, ran))
+
+
 def _give_up(study: Study, stored: optuna.Study, abandon: Abandon) -> None:
     """Tell the asked trials that will not run; they do not count, and nothing stays running."""
-    cause = "the search ended before this trial did"
     for trial in stored.get_trials(deepcopy=False):
         if trial.state is TrialState.RUNNING:
-            abandon(Asked(trial.number, True, study.values(trial.params), lambda *_: "prune"), cause)
-            _record(Trial(stored, trial._trial_id), TrialFacts(state="failed", seconds=0.0, cause=cause))
+            abandon(Asked(trial.number, True, study.values(trial.params), lambda *_: "prune"), GIVEN_UP)
+            _record(Trial(stored, trial._trial_id), TrialFacts(state="failed", seconds=0.0, cause=GIVEN_UP))
             stored.tell(trial.number, state=TrialState.FAIL)

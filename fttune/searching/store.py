@@ -1,4 +1,4 @@
-"""A study in Optuna's storage: opened or made, its identity held, its generations named."""
+"""A study in Optuna's storage: its identity held, its generations named. `database.py` opens the storage itself."""
 
 import json
 import os
@@ -8,24 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
 from optuna.pruners import HyperbandPruner
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from fttune.config import Study
 from fttune.config.fingerprint import Identity, require_same
 from fttune.errors import StoreError, StudyBusy
+from fttune.files import private_folder, write_text
 from fttune.searching.memory import WriteThrough
 from fttune.searching.samplers import pruner_for
 
 IDENTITY = "fttune.identity"
 ID = "fttune.id"
+FORMAT = "fttune.format"
+FORMAT_NUMBER = 1  # of what fttune keeps with a study and its trials; studies from before it was kept have it too
 FACTS = "fttune"
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -46,33 +46,6 @@ class TrialFacts:
     recipe: str | None = None
 
 
-def open_storage(uri: str, *, locks: Path) -> RDBStorage:
-    """Return the storage at `uri`; its tables are made once, under a lock.
-
-    Raises:
-        StoreError: the database is unreadable, or was written by another version of Optuna.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    options: dict[str, Any] = {}
-    try:
-        url = make_url(uri)
-    except SQLAlchemyError as error:
-        raise StoreError(f"storage: must be a database URL such as sqlite:///optuna.db, got {uri!r}") from error
-    if url.get_backend_name() == "sqlite":
-        options = {"connect_args": {"timeout": 60}}
-        if url.database:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    locks.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(locks / "optuna-schema.lock"):
-            return RDBStorage(uri, engine_kwargs=options)
-    except ImportError as error:
-        raise StoreError(f"storage: {url.render_as_string()} needs a driver that is not installed: {error}") from error
-    except (RuntimeError, SQLAlchemyError) as error:
-        reason = str(error).splitlines()[0]
-        raise StoreError(f"{url.render_as_string()}: Optuna cannot use this store: {reason}") from error
-
-
 @contextmanager
 def study_lock(name: str, *, locks: Path) -> Iterator[None]:
     """Hold the right to search a study; the operating system frees it when its owner dies.
@@ -80,7 +53,7 @@ def study_lock(name: str, *, locks: Path) -> Iterator[None]:
     Raises:
         StudyBusy: another process holds it.
     """
-    locks.mkdir(parents=True, exist_ok=True)
+    private_folder(locks)
     owner = locks / f"study-{name}.owner"
     lock = FileLock(locks / f"study-{name}.lock")
     try:
@@ -91,7 +64,7 @@ def study_lock(name: str, *, locks: Path) -> Iterator[None]:
             who = owner.read_text(encoding="utf-8") or who
         raise StudyBusy(f"study {name} is being searched by {who}; wait for it, or stop it first") from None
     try:
-        owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        write_text(owner, f"process {os.getpid()} on {platform.node()}")
         yield
     finally:
         lock.release()
@@ -105,6 +78,7 @@ def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bo
 
     Raises:
         StudyChanged: the stored study has another identity; the difference is shown.
+        StoreError: a newer fttune wrote it.
     """
     name = current_name(study.name, storage, following=new)
     if name not in optuna.get_all_study_names(storage):
@@ -117,6 +91,7 @@ def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bo
         _begin(made, identity)
         return _kept_in_memory(made, storage)
     stored = optuna.load_study(study_name=name, storage=storage, pruner=pruner_for(study))
+    require_format(stored)
     old = stored.user_attrs.get(IDENTITY)
     if old is None:  # killed between the two writes above, before anything was asked
         _begin(stored, identity)
@@ -126,11 +101,21 @@ def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bo
 
 
 def stored_studies(storage: RDBStorage) -> Iterator[optuna.Study]:
-    """Yield every study that fttune has begun, by name, to be read."""
+    """Yield every study that fttune has begun, by name, to be read. Raises StoreError as `require_format`."""
     for name in sorted(optuna.get_all_study_names(storage)):
         stored = optuna.load_study(study_name=name, storage=storage)
         if ID in stored.user_attrs and IDENTITY in stored.user_attrs:
+            require_format(stored)
             yield stored
+
+
+def require_format(stored: optuna.Study) -> None:
+    """Refuse a study that a newer fttune wrote. Raises StoreError."""
+    if (found := stored.user_attrs.get(FORMAT, FORMAT_NUMBER)) > FORMAT_NUMBER:
+        raise StoreError(
+            f"study {stored.study_name}: format {found} is newer than this fttune knows ({FORMAT_NUMBER}); "
+            "upgrade fttune, or begin anew with --new"
+        )
 
 
 def _kept_in_memory(stored: optuna.Study, storage: RDBStorage) -> optuna.Study:
@@ -141,6 +126,7 @@ def _kept_in_memory(stored: optuna.Study, storage: RDBStorage) -> optuna.Study:
 
 
 def _begin(stored: optuna.Study, identity: Identity) -> None:
+    stored.set_user_attr(FORMAT, FORMAT_NUMBER)
     stored.set_user_attr(ID, uuid.uuid4().hex)
     stored.set_user_attr(IDENTITY, dict(identity))
 

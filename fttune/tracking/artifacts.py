@@ -7,6 +7,8 @@ from urllib.request import url2pathname
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from fttune.files import flush
+
 
 class Refused(Exception):
     """What was to be stored can never be: the same attempt would fail again."""
@@ -61,6 +63,7 @@ def _linked(source: Path, target: Path) -> bool:
     try:
         target.unlink(missing_ok=True)
         target.hardlink_to(source)
+        flush(target.parent)
     except OSError:  # another file system, or one without links
         return False
     return True

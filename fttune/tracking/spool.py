@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fttune.errors import TrackingFailed
+from fttune.files import private_folder
 from fttune.tracking.records import as_line, as_record, of_line, of_record
 from fttune.tracking.redaction import redacted_text
 from fttune.training.events import Entry, Event, RunClosed, RunOpened
@@ -79,7 +80,7 @@ class Spool:
     @classmethod
     def create(cls, target: Target) -> "Spool":
         """Begin a spool. Raises TrackingFailed when the disk is full."""
-        target.spools.mkdir(parents=True, exist_ok=True)
+        private_folder(target.spools)
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(3)}.jsonl"
         file = target.spools / name
         header = {"schema": SCHEMA, "uri": target.label, "artifacts": target.artifacts}

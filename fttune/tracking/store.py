@@ -17,10 +17,15 @@ from mlflow.tracking import MlflowClient
 
 from fttune.config.experiment import as_param
 from fttune.errors import StoreError
+from fttune.files import private_folder
 from fttune.tracking.artifacts import Refused, local_folder, save_file
 from fttune.tracking.models import Models
+from fttune.tracking.removal import may_lose_checkpoint, remove_checkpoint
+from fttune.tracking.schema import prepare_database
 from fttune.training.events import (
+    REMOVED,
     STUDY_ID,
+    CheckpointExpired,
     Described,
     EpochEnded,
     Event,
@@ -36,6 +41,7 @@ STATUS = {
     "pruned": "KILLED",
     "interrupted": "KILLED",
     "diverged": "FAILED",
+    "out_of_memory": "FAILED",
     "failed": "FAILED",
 }
 MAX_BATCH = 100  # params or tags of one request
@@ -69,16 +75,15 @@ class MlflowStore:
         """Open the store and make its tables, once, under a lock.
 
         Raises:
-            StoreError: the generated folder was moved since its artifacts were written.
+            StoreError: the generated folder was moved since its artifacts were written, or `prepare_database` says so.
         """
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises
         self.uri, self.artifacts = uri, artifacts
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        locks.mkdir(parents=True, exist_ok=True)
+        private_folder(locks)
         with FileLock(locks / "mlflow-schema.lock"):
+            prepare_database(uri)
             self.client = MlflowClient(uri)
             self._refuse_moved_artifacts()
         self._models = Models(self.client)
@@ -127,6 +132,8 @@ class MlflowStore:
                 self.client.set_terminated(self._id(run), STATUS[event.state], event.unix_ms)
                 self._known.pop(run, None)
                 pending = _Pending()
+            elif isinstance(event, CheckpointExpired):
+                self._expire(run, event)
         self._log(run, pending)
 
     def attach(self, run: str, opened: RunOpened) -> bool:
@@ -270,6 +277,16 @@ class MlflowStore:
         if state not in known.files:  # uploading a large one again for what comes after it takes longer than that
             save_file(self.client, self._run(key), event.path, event.folder)
             known.files.add(state)
+
+    def _expire(self, key: str, event: CheckpointExpired) -> None:
+        """Delete the checkpoint of a trial's run, unless it is pinned or gone; all else of the run stays."""
+        run = self.find_run(event.experiment, {RUN: key, STUDY_ID: event.study_id})
+        if run is None or not may_lose_checkpoint(run):
+            return
+        cache, run_id = self.artifacts.parent / "cache", run.info.run_id
+        copies = (cache / "checkpoints" / run_id, cache / "runs" / key.replace("/", "+"))
+        if said := remove_checkpoint(run, uri=self.uri, copies=copies, why=event.why):
+            self.client.set_tag(run_id, REMOVED, said)
 
     def _log_model(self, key: str, event: ModelSaved) -> None:
         self._models.log(self._run(key), event)

@@ -17,6 +17,7 @@ from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fttune.errors import FttuneError, StoreError, TrackingFailed
+from fttune.files import cannot_write, is_of_disk
 from fttune.tracking.delivery import Deliveries, Delivery, Unreachable, why
 from fttune.tracking.records import FOR_PEOPLE
 from fttune.tracking.redaction import redacted, redacted_text
@@ -127,6 +128,7 @@ class Uploader:
         Raises:
             StoreError: the store cannot be used as it stands.
             TrackingFailed: MLflow does not answer; at once when it did not a moment ago.
+            CannotWrite: the disk of a local store is full or fails.
         """
         with self._changed:
             outage = self._outage
@@ -308,6 +310,8 @@ class Uploader:
     def _error(self, error: BaseException) -> FttuneError:
         if isinstance(error, FttuneError):
             return error
+        if self._is_local and is_of_disk(error):
+            return cannot_write(self._target.artifacts.parent, error)
         failed = TrackingFailed(f"MLflow at {self._target.label} does not answer: {why(error)}")
         failed.__cause__ = error
         return failed

@@ -7,6 +7,7 @@ from fttune.training.device import choose_device
 from fttune.training.fine_tune import FineTuneResult, Fit, Verdict, check_recipe, fine_tune, finish
 from fttune.training.folds import best_fold, fold_ended, in_fold, over_folds
 from fttune.training.inputs import Inputs, prepare
+from fttune.training.memory import memory_errors_told
 from fttune.training.training import Training
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "in_fold",
     "is_member",
     "library_versions",
+    "memory_errors_told",
     "over_folds",
     "plan",
     "prepare",

@@ -7,9 +7,9 @@ they make of an image stays the same over all epochs, and over all runs that beg
 import hashlib
 import os
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.metadata import distributions, version
 from typing import Any
 
@@ -21,6 +21,7 @@ from fttune.data import ArrayCache, Part, Rows, Spec, Stored, in_memory
 from fttune.models import Backbone
 from fttune.training.device import wait_for
 from fttune.training.folding import folded
+from fttune.training.memory import BatchLimit
 from fttune.training.resident import free_device_bytes
 
 Array = npt.NDArray[Any]
@@ -96,12 +97,14 @@ class Activations:
         self._memory = _quarter_of_memory() if memory_bytes is None else memory_bytes
         self._kept: dict[str, Kept] = {}
         self._without_room: set[str] = set()
+        self._at_once = BatchLimit("a pass through frozen stages")
 
     def notices(self) -> list[str]:
         """Return what the user should be told, each once."""
-        if self._arrays is None:
-            return []
-        notices, self._arrays.notices = self._arrays.notices, []
+        notices = self._at_once.notices()
+        if self._arrays is not None:
+            notices += self._arrays.notices
+            self._arrays.notices = []
         return notices
 
     def deepest(self, prefix: Prefix, part: Part, boundary: int) -> Kept | None:
@@ -118,7 +121,7 @@ class Activations:
         with torch.no_grad():
             begin = nearest.boundary if nearest else 0
             numbers = sorted({number for number in (*self.wanted, boundary) if begin < number <= boundary})
-            self._compute(_Pass(tuple(numbers), prefix, part, nearest))
+            self._compute(_Pass(tuple(numbers), prefix, part, nearest, self._at_once))
         return self._nearest(prefix, part, boundary)
 
     def _nearest(self, prefix: Prefix, part: Part, boundary: int) -> Kept | None:
@@ -136,7 +139,9 @@ class Activations:
         """Compute and keep what is worth it on a pass: on the device, on disk, or in memory, where there is room."""
         if self._arrays is None and not self._memory:
             return
-        offers, boundary = way.offers(), way.numbers[-1]
+        count = min(TIMED, len(way.part.images))
+        offers = self._at_once.fit(count, way.offers, way.prefix.backbone.module)
+        boundary = way.numbers[-1]
         if boundary in (chosen := _fitting(offers, self._room_on(way.prefix.device))):
             try:
                 self._kept |= way.keep_there(chosen)
@@ -167,12 +172,16 @@ class _Offer:
 
 @dataclass(frozen=True)
 class _Pass:
-    """A pass of one split to some boundaries, in order, after the `nearest` of which activations are kept already."""
+    """A pass of one split to some boundaries, in order, after the `nearest` of which activations are kept already.
+
+    `at_once` is how many images pass together.
+    """
 
     numbers: tuple[int, ...]
     prefix: Prefix
     part: Part
     nearest: Kept | None
+    at_once: BatchLimit
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -194,10 +203,10 @@ class _Pass:
         """Return the rows as they are where the pass begins."""
         return self.nearest.batch(rows, self.prefix.device) if self.nearest else self.prefix.images(self.part, rows)
 
-    def offers(self) -> dict[int, _Offer]:
-        """Return what each boundary offers, from a few images."""
+    def offers(self, count: int) -> dict[int, _Offer]:
+        """Return what each boundary offers, from so many images."""
         samples, begin, offers, device = len(self.part.images), self.begin, {}, self.prefix.device
-        x = self.start(torch.arange(min(TIMED, samples)))
+        x = self.start(torch.arange(count))
         if device.type == "cuda":
             _pieces(self.backbone, x, begin, self.numbers)  # what a first call sets up is not counted
         wait_for(device)
@@ -217,9 +226,9 @@ class _Pass:
         """
         samples = len(self.part.images)
         kept = {number: _room_like(number, offer.row, samples) for number, offer in chosen.items()}
-        for batch in torch.split(torch.arange(samples), BATCH):
-            for number, piece in _pieces(self.backbone, self.start(batch), self.begin, sorted(chosen)).items():
-                rows = kept[number].values[int(batch[0]) : int(batch[-1]) + 1]
+        for first in range(0, samples, size := self.at_once.size(BATCH)):
+            for number, piece in self._batch(sorted(chosen), first, size).items():
+                rows = kept[number].values[first : first + size]
                 rows[:] = piece.permute(0, 2, 3, 1) if kept[number].channels_last else piece
         return {self.prefix.array_key(self.part, number): made for number, made in kept.items()}
 
@@ -230,12 +239,21 @@ class _Pass:
         specs = {keys[n]: Spec((samples, *offer.row.shape[1:]), _numpy(offer.row).dtype) for n, offer in chosen.items()}
 
         def fill(rows: Rows) -> None:
-            for batch in torch.split(torch.arange(samples), BATCH):
-                for number, piece in _pieces(self.backbone, self.start(batch), self.begin, sorted(chosen)).items():
+            first = 0
+            while first < samples:
+                compute = partial(self._batch, sorted(chosen), first)
+                pieces = self.at_once.fit(min(BATCH, samples - first), compute, self.backbone.module)
+                for number, piece in pieces.items():
                     rows.append(keys[number], _numpy(piece))
+                first += len(pieces[min(chosen)])
 
         stored = obtain(specs, fill) if specs else {}
         return {key: Kept(number, chosen[number].row.dtype, stored[key].array) for number, key in keys.items()}
+
+    def _batch(self, numbers: Sequence[int], first: int, size: int) -> dict[int, Tensor]:
+        """Return what `size` images from the row `first` on are at some boundaries; at the end there are fewer."""
+        rows = torch.arange(first, min(first + size, len(self.part.images)))
+        return _pieces(self.backbone, self.start(rows), self.begin, numbers)
 
 
 def _room_like(boundary: int, row: Tensor, samples: int) -> Kept:

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +20,16 @@ from fttune.training.events import EpochEnded
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """Where a run's checkpoints go; `keep_last` adds the last epoch's beside the best one's."""
+    """Where a run's checkpoints go; `keep_last` adds the last epoch's beside the best one's.
+
+    In `states` is kept, and looked for, what a process goes on from after a crash; with `keeps_end` also after the last
+    epoch, where others are to follow before all of it counts. None keeps nothing.
+    """
 
     folder: Path
     keep_last: bool = False
+    states: Path | None = None
+    keeps_end: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,10 @@ class Snapshot:
             for name, tensor in merged_state(module).items()
         }
         return cls(ended, state)
+
+    def replaced(self, tensors: Mapping[str, Tensor]) -> "Snapshot":
+        """Return a snapshot with other tensors under some of the names."""
+        return replace(self, state={**self.state, **tensors})
 
     def write(self, file: Path, about: Mapping[str, Any]) -> list[Path]:
         """Write `.safetensors` with its JSON beside it; return both paths, the JSON last."""

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 STUDY_ID = "fttune.study_id"
+KEEP = "fttune.keep"  # a tag that people give a run whose checkpoint must stay
+REMOVED = "fttune.removed"  # the tag that says what of a run is gone, and when it went
 
 
 def _now() -> int:
@@ -42,7 +44,7 @@ class EpochEnded:
     """Metrics of one epoch, counted from 1; `unix_ms` is when it ended.
 
     `unsettled` is how many of the epochs so far lie before the last phase of the policy, `phase` the place of its own
-    phase there, from 0.
+    phase there, from 0. `micro_batches` is how many pieces a batch was made of at its end, for lack of memory.
     """
 
     epoch: int
@@ -50,6 +52,7 @@ class EpochEnded:
     unix_ms: int = field(default_factory=_now)
     unsettled: int = 0
     phase: int = 0
+    micro_batches: int = 1
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,24 @@ class ModelSaved:
 
 @dataclass(frozen=True)
 class RunClosed:
-    """A run ends, at `unix_ms`: complete, pruned, failed, diverged or interrupted."""
+    """A run ends, at `unix_ms`: complete, pruned, failed, diverged, out_of_memory or interrupted."""
 
     state: str
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     unix_ms: int = field(default_factory=_now, compare=False)
+
+
+@dataclass(frozen=True)
+class CheckpointExpired:
+    """The checkpoint of a trial's closed run is to be deleted, and why; one that people pinned (`KEEP`) stays.
+
+    The run is the one of this key, experiment and `STUDY_ID`, which another process may have logged.
+    """
+
+    experiment: str
+    study_id: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -95,7 +110,9 @@ class Notice:
     text: str
 
 
-Event = RunOpened | Described | EpochEnded | FileSaved | ModelSaved | RunClosed | StudyProgress | Notice
+Event = (
+    RunOpened | Described | EpochEnded | FileSaved | ModelSaved | RunClosed | CheckpointExpired | StudyProgress | Notice
+)
 
 
 @dataclass(frozen=True)

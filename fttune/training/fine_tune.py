@@ -2,21 +2,25 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from fttune.config import Experiment
-from fttune.errors import BadInput, Diverged, Interrupted
+from fttune.errors import BadInput, CannotWrite, Diverged, Interrupted
 from fttune.freezing import apply_phase
+from fttune.training import resume
 from fttune.training.checkpoints import CheckpointFolder
 from fttune.training.events import Described, EpochEnded, Event, FileSaved, Notice
 from fttune.training.inputs import Inputs
 from fttune.training.loop import train_mode, try_smallest_batch
+from fttune.training.memory import memory_errors_told
+from fttune.training.resume import Kept, State
 from fttune.training.run import prepare_run
 from fttune.training.training import Solo, Training, monitored, require_validation
 
+MICRO_BATCHES = "fttune.micro_batches"  # the tag of a run whose batches did not fit into memory
 Verdict = Literal["go", "stop", "prune", "pause"]  # on a training after an epoch; stop ends it as complete
 
 
@@ -62,6 +66,7 @@ def fine_tune(
 
     Raises:
         Diverged: a loss or metric is NaN or infinite.
+        OutOfMemory: the recipe does not fit into memory, nor does it in micro-batches.
         BadInput: the device or precision is not to be had here, or the monitored metric not for these classes.
         WeightsError: the weights do not fit the backbone.
     """
@@ -93,46 +98,78 @@ class Fit:
         checkpoints: CheckpointFolder | None = None,
     ) -> None:
         self._training, self._emit, self._checkpoints = training, emit, checkpoints
-        self._epochs: list[EpochEnded] = []
-        self._seconds = 0.0
+        self._kept = Kept(checkpoints.states, training.owner) if checkpoints and checkpoints.states else None
+        self._begun = False
+        self._seconds, self._since = 0.0, time.monotonic()
 
     def go_on(self, judge: Callable[[EpochEnded], Verdict]) -> FineTuneResult | None:
         """Train until `judge` ends or pauses it, or to the end; return the result, None when paused.
 
-        It is asked after each epoch, and once more about the epoch after which it paused. Raises as `fine_tune`; the
-        training is then closed, as it is after the result.
+        It is asked after each epoch, and once more about the epoch after which it paused, or which was the last one of
+        a process that was killed. Raises as `fine_tune`; the training is then closed, as it is after the result.
         """
-        started = time.monotonic()
-        with ExitStack() as closing, self._kept_when_cut_short():
+        self._since = time.monotonic()
+        with memory_errors_told(), ExitStack() as closing, self._kept_when_cut_short():
             closing.callback(self._training.close)
             verdict = self._train(judge)
-            self._seconds += time.monotonic() - started
             if verdict == "pause":
+                self.keep(after_seconds=resume.PAUSED_SECONDS)
                 closing.pop_all()
                 self._training.pause()
+                self._seconds = self._spent()
                 return None
             if self._checkpoints:
+                if self._checkpoints.keeps_end:
+                    self.keep(after_seconds=resume.PAUSED_SECONDS)
                 self._write(self._checkpoints)
         return self._result("pruned" if verdict == "prune" else "complete")
 
     def _train(self, judge: Callable[[EpochEnded], Verdict]) -> Verdict:
         """Return the first verdict other than to go on, or that one at the end."""
         training = self._training
-        if self._epochs:
-            if (verdict := judge(self._epochs[-1])) != "go":
-                return verdict
-        else:
-            self._emit(Described(training.facts))
-            if training.notice is not None:
-                self._emit(Notice(training.notice))
+        if not self._begun:
+            self._begin()
+            self._begun = True
+        if training.ended and (verdict := judge(training.ended[-1])) != "go":
+            return verdict
         for ended in training.epochs():
-            self._epochs.append(ended)
+            if ended.micro_batches > max((epoch.micro_batches for epoch in training.ended[:-1]), default=1):
+                self._emit(Described({MICRO_BATCHES: str(ended.micro_batches)}))
             self._emit(ended)
             for text in training.inputs.workbench.taken_notices():
                 self._emit(Notice(text))
             if (verdict := judge(ended)) != "go":
                 return verdict
+            self.keep(after_seconds=resume.EVERY_SECONDS)
         return "go"
+
+    def _begin(self) -> None:
+        """Say what trains, and go on from the state that a killed process left, its epochs told once more."""
+        training = self._training
+        self._emit(Described(training.facts))
+        if training.notice is not None:
+            self._emit(Notice(training.notice))
+        if self._kept is not None and (state := self._kept.load()) is not None:
+            training.restore(state)
+            self._seconds = state.facts["seconds"]
+            epochs = len(training.ended)
+            self._emit(Notice(f"goes on where it was cut off, after epoch {epochs}"))
+            self._emit(Described({"fttune.resumed_after_epoch": str(epochs)}))
+            for ended in training.ended:
+                self._emit(ended)
+
+    def keep(self, *, after_seconds: float = 0.0) -> None:
+        """Write where the training stands, when so much time has passed since that was last done."""
+        if self._kept is not None and self._begun:
+            self._kept.save(self._state, after_seconds=after_seconds)
+
+    def _state(self) -> State | None:
+        state = self._training.state()
+        return state and State(state.tensors, {**state.facts, "seconds": self._spent()})
+
+    def _spent(self) -> float:
+        """Return how many seconds the training has taken."""
+        return self._seconds + time.monotonic() - self._since
 
     def _result(self, state: Literal["complete", "pruned"]) -> FineTuneResult:
         best, monitor = self._training.best.ended, self._training.best.monitor
@@ -143,20 +180,23 @@ class Fit:
             best_epoch=best.epoch,
             value=best.metrics[monitor] if monitor else None,
             metrics=best.metrics,
-            epochs=tuple(self._epochs),
+            epochs=tuple(self._training.ended),
             step_losses=tuple(self._training.step_losses),
             trainable_parameters=trainable,
             parameters=total,
-            seconds=self._seconds,
+            seconds=self._spent(),
             checkpoint=self._checkpoints.folder / "best.safetensors" if self._checkpoints else None,
         )
 
     @contextmanager
     def _kept_when_cut_short(self) -> Iterator[None]:
-        """Write what there is when a training diverges or is interrupted; a trial has no last state: it runs again."""
+        """Write what there is when a training diverges or is interrupted, and where it stands."""
         try:
             yield
-        except (Diverged, Interrupted, KeyboardInterrupt):
+        except (Diverged, Interrupted, KeyboardInterrupt) as error:
+            if not isinstance(error, Diverged):
+                with suppress(OSError, CannotWrite):  # what is raised is the interruption
+                    self.keep()
             if self._checkpoints and self._checkpoints.keep_last and self._training.best.ended:
                 self._write(self._checkpoints)
             raise
@@ -166,11 +206,12 @@ class Fit:
         assert training.best.snapshot is not None, "an epoch was offered"
         files = training.best.snapshot.write(folder / "best.safetensors", training.about)
         if checkpoints.keep_last:
-            files += training.last(self._epochs[-1]).write(folder / "last.safetensors", training.about)
+            files += training.last(training.ended[-1]).write(folder / "last.safetensors", training.about)
         for file in files:
             self._emit(FileSaved(file, "checkpoint"))
 
 
+@memory_errors_told()
 def check_recipe(experiment: Experiment, inputs: Inputs, *, monitor: str | None = None) -> None:
     """Refuse what cannot run before anything is written. Raises BadInput or WeightsError as `fine_tune` does."""
     monitored(monitor or experiment.training.monitor, inputs)

@@ -37,6 +37,16 @@ class GradientRecord:
         for pair in self._sums.values():
             torch._foreach_zero_(pair)
 
+    def sums(self) -> dict[str, Tensor]:
+        """Return what has added up so far, by name."""
+        pairs = {f"{i}.{k}": t for i, pair in enumerate(self._sums.values()) for k, t in enumerate(pair)}
+        return {"squares": self._squares, **pairs}
+
+    def go_on(self, sums: Mapping[str, Tensor]) -> None:
+        """Take up what `sums` returned of another record of the same parts."""
+        for name, tensor in self.sums().items():
+            tensor.copy_(sums[name])
+
     def add(self) -> None:
         """Take the gradients of a step, between `backward` and the optimizer's step."""
         self._squares += _squares([p.new_zeros(()) if p.grad is None else p.grad for p in self._parameters])

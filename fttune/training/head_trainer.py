@@ -1,7 +1,9 @@
 """The heads of a cohort through one epoch: trained as one, each by its own recipe, and evaluated. Keeps no history."""
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from fttune.training.events import EpochEnded
 from fttune.training.feeds import Feed, Feeds
 from fttune.training.gradients import TINY
 from fttune.training.heads import AdamW, HeadOptimizer, Heads, Sgd, along
+from fttune.training.memory import BatchLimit
 from fttune.training.metrics import split_metrics
 from fttune.training.randomness import augmentation_generator, epoch_rows
 from fttune.training.run import Run
@@ -36,7 +39,14 @@ class Trainer:
         self._policies = [resolve(e.freeze, run.policy.stages, epochs=e.training.epochs) for e in experiments]
         for experiment, policy in zip(experiments, self._policies, strict=True):
             require_validation(experiment, policy, run.inputs)
-        self._optimizer = _optimizer(experiments, self.heads)
+        self.optimizer = _optimizer(experiments, self.heads)
+        self._at_once = BatchLimit("the training of heads")
+
+    def restore(self, heads: Tensor, optimizer: Mapping[str, Tensor]) -> None:
+        """Go on from heads (K, C, D or D + 1) and the state of their optimizer."""
+        with torch.no_grad():
+            self.heads.values.copy_(heads)
+        self.optimizer.restore({name: tensor.to(self.heads.values.device) for name, tensor in optimizer.items()})
 
     def epoch(
         self, epoch: int, feeds: Feeds, past: Sequence[Sequence[EpochEnded]]
@@ -54,7 +64,9 @@ class Trainer:
         evaluated = self._evaluate(feeds)
         times = {"step_seconds": steps, "epoch_seconds": (time.monotonic() - started) / share}
         watched = [{**a, "lr": lr, **b} for a, lr, b in zip(trained, lrs, evaluated, strict=True)]
-        ended = [_ended(epoch, metrics, {**own, **times}) for metrics, own in zip(watched, motion, strict=True)]
+        size = self._experiments[0].training.batch_size
+        pieces = math.ceil(size / self._at_once.size(size))
+        ended = [_ended(epoch, metrics, {**own, **times}, pieces) for metrics, own in zip(watched, motion, strict=True)]
         return list(zip(ended, losses, strict=True))
 
     def _rates(self, epoch: int, past: Sequence[Sequence[EpochEnded]]) -> tuple[Tensor, list[float]]:
@@ -84,13 +96,13 @@ class Trainer:
         run.backbone.module.eval()
         order = torch.split(rows, self._experiments[0].training.batch_size)
         for (x, labels), lr in zip(feed.batches(order, draws), rates, strict=True):
-            with run.device.autocast():
-                logits = self.heads.logits(self._features(x, feed))  # (B, K, C)
-                loss = self._losses(logits, labels)
-            squares += self._step(loss, lr)
-            losses.append(loss.detach())
-            hits.append((logits.detach().argmax(2) == labels[:, None]).sum(0))
+            work = partial(self._gradients, feed, (x, labels))
+            loss, gradients, correct = self._at_once.fit(len(x), work, run.backbone.module)
+            squares += self._step(gradients, lr)
+            losses.append(loss)
+            hits.append(correct)
             sizes.append(len(labels))
+        run.inputs.workbench.notices.extend(self._at_once.notices())
         steps = torch.stack(losses).cpu().double()  # (steps, K)
         weights = torch.tensor(sizes, dtype=torch.float64)
         mean = (weights @ steps / weights.sum()).tolist()
@@ -98,8 +110,23 @@ class Trainer:
         metrics = [{"train/loss": a, "train/accuracy": b} for a, b in zip(mean, accuracy, strict=True)]
         return metrics, steps.T.tolist(), squares / len(rates)
 
-    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of every member (K,): what the run's criterion makes of its logits."""
+    def _gradients(self, feed: Feed, batch: tuple[Tensor, Tensor], at_once: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the losses (K,), the gradients of the heads, and the hits (K,) of a batch, from pieces of it."""
+        x, labels = batch
+        weight = self._run.criterion.weight
+        whole = len(labels) if weight is None else weight[labels].sum()
+        pieces = []
+        for piece, truth in zip(torch.split(x, at_once), torch.split(labels, at_once), strict=True):
+            with self._run.device.autocast():
+                logits = self.heads.logits(self._features(piece, feed))  # (B, K, C)
+                losses = self._summed_losses(logits, truth) / whole
+            (gradients,) = torch.autograd.grad(losses.sum(), [self.heads.values])
+            pieces.append((losses.detach(), gradients, (logits.detach().argmax(2) == truth[:, None]).sum(0)))
+        loss, gradients, hits = (torch.stack(c).sum(0) if len(c) > 1 else c[0] for c in zip(*pieces, strict=True))
+        return loss, gradients, hits
+
+    def _summed_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the summed loss of every member (K,), where the run's criterion takes the mean."""
         criterion, count = self._run.criterion, logits.shape[1]
         each = F.cross_entropy(
             logits.transpose(1, 2),  # (B, C, K)
@@ -108,19 +135,28 @@ class Trainer:
             label_smoothing=criterion.label_smoothing,
             reduction="none",
         )
-        return each.sum(0) / (len(labels) if criterion.weight is None else criterion.weight[labels].sum())
+        return each.sum(0)
 
     def _evaluate(self, feeds: Feeds) -> list[Metrics]:
         found: list[Metrics] = [{} for _ in self._experiments]
+        run, at_once = self._run, self._run.inputs.workbench.evaluation
         for name, feed in feeds.evaluation.items():
-            with torch.inference_mode(), self._run.device.autocast():
-                batches = torch.split(feed.split.samples, self._run.device.evaluation_batch)
-                pairs = [(self._features(x, feed), truth) for x, truth in feed.batches(batches)]
-                x, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
-                logits, labels = self.heads.logits(x).cpu(), labels.cpu()  # (N, K, C), waited for once
-                for index, metrics in enumerate(found):
-                    metrics |= split_metrics(logits[:, index], labels, split=name)
+            wanted = min(run.device.evaluation_batch, len(feed.split))
+            logits, labels = at_once.fit(wanted, partial(self._evaluated, feed), run.backbone.module)
+            for index, metrics in enumerate(found):
+                metrics |= split_metrics(logits[:, index], labels, split=name)
         return found
+
+    def _evaluated(self, feed: Feed, at_once: int) -> tuple[Tensor, Tensor]:
+        """Return the logits (N, K, C) and labels (N,) of a split in host memory."""
+        with torch.inference_mode(), self._run.device.autocast():
+            batches = torch.split(feed.split.samples, at_once)
+            pairs = [(self._features(x, feed), truth) for x, truth in feed.batches(batches)]
+            x, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
+            # One product and one wait for all, unless memory has run out.
+            limited = self._run.inputs.workbench.evaluation.samples is not None
+            logits = [self.heads.logits(part).cpu() for part in torch.split(x, at_once if limited else len(x))]
+            return torch.cat(logits), labels.cpu()
 
     def _features(self, x: Tensor, feed: Feed) -> Tensor:
         """Return what the heads see of a batch."""
@@ -129,14 +165,13 @@ class Trainer:
                 x = self._run.backbone.run_stage(stage.name, x)
             return self.heads.seen(x)
 
-    def _step(self, losses: Tensor, lr: Tensor) -> Tensor:
-        """Make one update for the losses (K,) at the rates (K,); return the gradients' squared norms (K,)."""
-        (gradients,) = torch.autograd.grad(losses.sum(), [self.heads.values])
+    def _step(self, gradients: Tensor, lr: Tensor) -> Tensor:
+        """Make one update by gradients at the rates (K,); return the gradients' squared norms (K,)."""
         norms = _norms(gradients)
         with torch.no_grad():
             if (limit := self._experiments[0].optimizer.clip_grad_norm) is not None:  # as clip_grad_norm_ of torch
                 gradients = gradients * along((limit / (norms + 1e-6)).clamp_max(1.0))
-            self._optimizer.step(self.heads.values, gradients, lr)
+            self.optimizer.step(self.heads.values, gradients, lr)
         return norms.square()
 
     def _motion(self, squares: Tensor) -> list[Metrics]:
@@ -166,9 +201,9 @@ def _norms(heads: Tensor) -> Tensor:
     return norms
 
 
-def _ended(epoch: int, watched: Metrics, others: Metrics) -> EpochEnded | Diverged:
+def _ended(epoch: int, watched: Metrics, others: Metrics, micro_batches: int) -> EpochEnded | Diverged:
     try:
         require_finite(watched, epoch)
     except Diverged as error:
         return error
-    return EpochEnded(epoch, {**watched, **others})
+    return EpochEnded(epoch, {**watched, **others}, micro_batches=micro_batches)

@@ -51,6 +51,8 @@ class HeadOptimizer(Protocol):
     """Updates heads (K, C, D) in place from their gradients; `lr` (K,)."""
 
     def step(self, heads: Tensor, gradients: Tensor, lr: Tensor) -> None: ...
+    def state(self) -> dict[str, Tensor]: ...
+    def restore(self, state: Mapping[str, Tensor]) -> None: ...
 
 
 class Sgd:
@@ -71,6 +73,14 @@ class Sgd:
             direction.addcmul_(self._buffer, self._momentum)
         heads.addcmul_(direction if self._nesterov else self._buffer, along(lr), value=-1)
 
+    def state(self) -> dict[str, Tensor]:
+        """Return a copy of what the next step depends on."""
+        return {} if self._buffer is None else {"buffer": self._buffer.clone()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` returned of another one."""
+        self._buffer = state["buffer"].clone() if state else None
+
 
 class AdamW:
     """torch.optim.AdamW for each head (Loshchilov & Hutter, ICLR 2019). `decay` is (K,)."""
@@ -90,6 +100,18 @@ class AdamW:
         self._mean.lerp_(gradients, 1 - BETAS[0])
         self._square.mul_(BETAS[1]).addcmul_(gradients, gradients, value=1 - BETAS[1])
         heads.sub_(along(lr) / first * self._mean / (self._square.sqrt() / second**0.5 + EPSILON))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return a copy of what the next step depends on."""
+        if self._mean is None or self._square is None:
+            return {}
+        return {"mean": self._mean.clone(), "square": self._square.clone(), "steps": torch.tensor(self._steps)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` returned of another one."""
+        if state:
+            self._mean, self._square = state["mean"].clone(), state["square"].clone()
+            self._steps = int(state["steps"])
 
 
 def along(values: Tensor) -> Tensor:

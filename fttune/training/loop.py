@@ -1,18 +1,21 @@
 """One epoch of training, one evaluation. Knows a run's parts, not which phase comes next or what is kept."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fttune.config.policy import PhasePlan
 from fttune.freezing import Freezing
+from fttune.interruption import uninterrupted
 from fttune.training.feeds import Feed
-from fttune.training.gradients import Motion
+from fttune.training.gradients import GradientRecord, Motion
 from fttune.training.metrics import split_metrics
 from fttune.training.plan import Span
-from fttune.training.randomness import augmentation_generator, epoch_rows, seed_dropout
+from fttune.training.randomness import augmentation_generator, epoch_rows, random_state, seed_dropout, set_random_state
+from fttune.training.resume import prefixed, unprefixed
 from fttune.training.run import Run
 from fttune.training.schedule import lr_factor
 from fttune.training.step import Step, forward
@@ -45,9 +48,53 @@ class TrainedEpoch:
     motion: Motion
 
 
-def train_epoch(run: Run, regime: Regime, feed: Feed, epoch: int, step: Step | None = None) -> TrainedEpoch:
+@dataclass
+class SoFar:
+    """An epoch under way: the loss and hits of each of its steps, and how the generator of its augmentation stands.
+
+    `whole` is false amid a step. `restored` are the sums of gradients and the state of torch's generators of an epoch
+    that another process began, to be gone on with.
+    """
+
+    losses: list[Tensor] = field(default_factory=list)
+    hits: list[Tensor] = field(default_factory=list)
+    draws: Tensor | None = None
+    whole: bool = True
+    restored: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def tensors(self, run: Run, record: GradientRecord) -> dict[str, Tensor]:
+        """Return all of it, by name, for `SoFar.of`; empty before the first step."""
+        if self.draws is None:
+            return {}
+        stacked = {"losses": torch.stack(self.losses), "hits": torch.stack(self.hits), "draws": self.draws}
+        return {**stacked, **prefixed("record", record.sums()), **prefixed("random", random_state(run.device.device))}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], device: torch.device) -> "SoFar":
+        """Return an epoch under way as it was."""
+        if not tensors:
+            return cls()
+        losses, hits = (list(tensors[name].to(device).unbind()) for name in ("losses", "hits"))
+        return cls(losses, hits, tensors["draws"], restored=tensors)
+
+    def go_on(self, run: Run, record: GradientRecord, draws: torch.Generator) -> None:
+        """Bring what the next step meets to where it was."""
+        if not self.restored:
+            return
+        assert self.draws is not None, "set by a step"
+        with uninterrupted():
+            draws.set_state(self.draws)
+            record.go_on(unprefixed(self.restored, "record"))
+            set_random_state(run.device.device, unprefixed(self.restored, "random"))
+            self.restored = {}
+
+
+def train_epoch(
+    run: Run, regime: Regime, feed: Feed, epoch: int, *, step: Step | None = None, so_far: SoFar | None = None
+) -> TrainedEpoch:
     """Train one epoch, counted from 1; `step` is what the epoch before trained with, where it still fits.
 
+    `so_far` is filled as the epoch goes on; what stands in it already is not trained again.
     `train/loss` is the mean over samples of the loss that was minimised, `train/accuracy` of the predictions made
     on the way. Nothing waits for the device before the end of the epoch. Torch's global generator is seeded anew, for
     dropout.
@@ -55,26 +102,32 @@ def train_epoch(run: Run, regime: Regime, feed: Feed, epoch: int, step: Step | N
     seed, training, per_epoch = run.experiment.seed, run.experiment.training, run.steps_per_epoch
     rows = epoch_rows(feed.split, seed=seed, epoch=epoch)
     draws = augmentation_generator(seed=seed, epoch=epoch)
-    step = step or Step(run, regime.freezing, after=feed.after)
+    step, so_far = step or Step(run, regime.freezing, after=feed.after), so_far or SoFar()
     step.record.begin()
-    losses, hits, sizes, factor = [], [], [], 1.0
     train_mode(run, regime.freezing)
     seed_dropout(run.device.device, seed=seed, epoch=epoch)
-    batches = torch.split(rows, training.batch_size)
-    for index, batch in enumerate(feed.batches(batches, draws)):
+    so_far.go_on(run, step.record, draws)
+
+    def factor(index: int) -> float:
         count = (epoch - regime.span.first) * per_epoch + index
-        factor = regime.factor * lr_factor(training, step=count, steps_per_epoch=per_epoch, epochs=regime.span.epochs)
-        set_rates(run, regime.rates, factor=factor)
-        loss, correct = step(*batch)
-        losses.append(loss)
-        hits.append(correct)
-        sizes.append(len(batches[index]))
-    step_losses = torch.stack(losses).cpu().double()  # in this order: MPS has no float64
-    weights = torch.tensor(sizes, dtype=torch.float64)
+        return regime.factor * lr_factor(training, step=count, steps_per_epoch=per_epoch, epochs=regime.span.epochs)
+
+    batches, begun = torch.split(rows, training.batch_size), len(so_far.losses)
+    for index, batch in enumerate(feed.batches(batches[begun:], draws), start=begun):
+        with uninterrupted():
+            so_far.whole = False
+            set_rates(run, regime.rates, factor=factor(index))
+            loss, correct = step(*batch)
+            so_far.losses.append(loss)
+            so_far.hits.append(correct)
+            so_far.draws = draws.get_state()
+            so_far.whole = True
+    step_losses = torch.stack(so_far.losses).cpu().double()  # in this order: MPS has no float64
+    weights = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
     metrics = {
         "train/loss": ((step_losses * weights).sum() / weights.sum()).item(),
-        "train/accuracy": (torch.stack(hits).cpu().sum() / weights.sum()).item(),
-        "lr": regime.lr * factor,
+        "train/accuracy": (torch.stack(so_far.hits).cpu().sum() / weights.sum()).item(),
+        "lr": regime.lr * factor(len(batches) - 1),
     }
     return TrainedEpoch(metrics, step_losses.tolist(), step.record.result(run.start, steps=len(batches)))
 
@@ -109,15 +162,26 @@ def try_smallest_batch(run: Run) -> None:
 
 
 def evaluate(feeds: Mapping[str, Feed]) -> dict[str, float]:
-    """Return the metrics of the validation split, and those under other shifts by their names; empty without one."""
+    """Return the metrics of the validation split, and those under other shifts by their names; empty without one.
+
+    Raises:
+        OutOfMemory: one sample at a time is too many.
+    """
     metrics: dict[str, float] = {}
     for name, feed in feeds.items():
         run = feed.run
         run.backbone.module.eval()
-        size = max(run.device.evaluation_batch, run.experiment.training.batch_size)
-        with torch.inference_mode(), run.device.autocast():
-            batches = feed.batches(torch.split(feed.split.samples, size))
-            pairs = [(run.backbone.outputs(x, after=feed.after).logits, truth) for x, truth in batches]
-            logits, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
-            metrics |= split_metrics(logits, labels, split=name)
+        wanted = max(run.device.evaluation_batch, run.experiment.training.batch_size)
+        evaluated = partial(_evaluated, name, feed)
+        metrics |= run.inputs.workbench.evaluation.fit(min(wanted, len(feed.split)), evaluated, run.backbone.module)
     return metrics
+
+
+def _evaluated(name: str, feed: Feed, at_once: int) -> dict[str, float]:
+    """Return the metrics of a split under its name, from at most so many samples at once."""
+    run = feed.run
+    with torch.inference_mode(), run.device.autocast():
+        batches = feed.batches(torch.split(feed.split.samples, at_once))
+        pairs = [(run.backbone.outputs(x, after=feed.after).logits, truth) for x, truth in batches]
+        logits, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
+        return split_metrics(logits, labels, split=name)

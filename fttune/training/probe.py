@@ -5,7 +5,6 @@ stages run once, from what they make of them. Estimates nothing; knows neither s
 """
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 
 from fttune.config import Experiment
 from fttune.data import Part
+from fttune.files import temporary_folder
 from fttune.training.activations import Activations, Kept
 from fttune.training.checkpoints import Snapshot
 from fttune.training.device import choose_device, seconds_of
@@ -208,10 +208,9 @@ def _snapshot(run: Run) -> Snapshot:
 
 def _written(snapshot: Snapshot, content: Mapping[str, object], folder: Path) -> tuple[int, float]:
     """Return the size of a checkpoint on disk, and the seconds of writing it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".probe-") as place:
+    with temporary_folder(folder, "probe") as place:
         started = time.perf_counter()
-        files = snapshot.write(Path(place) / "best.safetensors", content)
+        files = snapshot.write(place / "best.safetensors", content)
         return sum(file.stat().st_size for file in files), time.perf_counter() - started
 
 

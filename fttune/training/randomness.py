@@ -5,6 +5,7 @@ torch's CPU generator reads only the lower 32 bits of its seed, so seeds and epo
 4,096 consecutive seeds share an order within 100,000 epochs.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 import torch
@@ -69,6 +70,27 @@ def seed_dropout(device: torch.device, *, seed: int, epoch: int) -> None:
             torch.cuda.manual_seed(chosen)
     elif device.type == "mps":
         torch.mps.manual_seed(chosen)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Return the states of torch's global generators, the CPU's and the device's, by name."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["device"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["device"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_random_state(device: torch.device, states: Mapping[str, Tensor]) -> None:
+    """Put torch's global generators back; a state of another kind of device is left out."""
+    torch.set_rng_state(states["cpu"])
+    if "device" not in states:
+        return
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["device"], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states["device"])
 
 
 def dropout_seed(*, seed: int, epoch: int) -> int:

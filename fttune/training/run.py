@@ -208,6 +208,25 @@ def build_optimizer(parts: Parts, config: Optimizer, device: Device) -> torch.op
     )
 
 
+def optimizer_tensors(run: Run) -> dict[str, Tensor]:
+    """Return the state of a run's optimizer: `<key>:<parameter>` to tensor."""
+    names: dict[Tensor, str] = {
+        parameter: name for part in run.parts.values() for name, parameter in named_parameters(part)
+    }
+    states = run.optimizer.state.items()
+    return {f"{key}:{names[p]}": value for p, own in states for key, value in own.items() if value is not None}
+
+
+def restore_optimizer(run: Run, tensors: Mapping[str, Tensor]) -> None:
+    """Give a run's optimizer the state that `optimizer_tensors` returned of another one of the same recipe."""
+    parameters = {name: p for part in run.parts.values() for name, p in named_parameters(part)}
+    for full, value in tensors.items():
+        key, name = full.split(":", 1)
+        parameter = parameters[name]
+        kept = torch.empty_like(parameter, dtype=value.dtype) if value.shape == parameter.shape else value.clone()
+        run.optimizer.state[parameter][key] = kept.copy_(value).to(parameter.device)
+
+
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:
     """Return a weight per class, inverse to its count and 1 on average over samples: n / (classes * count)."""
     counts = torch.bincount(labels, minlength=classes)

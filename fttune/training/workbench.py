@@ -8,6 +8,7 @@ from torch import Tensor
 from fttune.freezing import named_tensors
 from fttune.models import Backbone
 from fttune.training.activations import Activations
+from fttune.training.memory import BatchLimit
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,16 @@ class Shelf:
 class Workbench:
     """Shared by the runs of one process that agree on images and weights. One of `Inputs.plain` shares nothing.
 
-    `notices` are what people are to be told, each once.
+    `evaluation` is how many samples may be evaluated at once; `notices` are what people are to be told, each once.
     """
 
     shelf: Shelf = field(default_factory=Shelf)
     activations: Activations = field(default_factory=Activations)
+    evaluation: BatchLimit = field(default_factory=lambda: BatchLimit("evaluation"))
     notices: list[str] = field(default_factory=list)
 
     def taken_notices(self) -> list[str]:
         """Return what people are to be told by now, and forget it."""
-        found = [*self.notices, *self.activations.notices()]
+        found = [*self.notices, *self.activations.notices(), *self.evaluation.notices()]
         self.notices.clear()
         return found

@@ -87,6 +87,8 @@ CHANGES_NO_STUDY = [
     {"budget": {"n_trials": 100, "timeout_minutes": 1, "max_failed": 1}},
     {"baselines": [{"optimizer.lr": 0.01}]},
     {"storage": "sqlite:///x.db"},
+    {"retention": {"keep": "best_3"}},
+    {"retries": 0},
     {"tracking": {"uri": "http://localhost"}},
     {"name": "other"},
 ]

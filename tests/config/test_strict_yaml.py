@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fttune.config.strict_yaml import MAX_BYTES, MAX_DEPTH, parse_yaml, read_yaml
-from fttune.errors import ConfigError
+from fttune.errors import ConfigError, one_line
 
 
 def refusal(text: str) -> str:
@@ -238,7 +238,7 @@ def test_whole_numbers_have_at_most_thirty_digits():
 def read_refusal(path) -> str:
     with pytest.raises(ConfigError) as caught:
         read_yaml(path)
-    assert caught.value.file == str(path)
+    assert caught.value.file == one_line(str(path))
     return caught.value.problems[0].message
 
 

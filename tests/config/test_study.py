@@ -41,7 +41,7 @@ def test_a_study_searches_with_tpe_and_median_pruning_for_accuracy_unless_told_o
     s = study()
     assert (s.metric, s.direction, s.batch, s.sampler.type, s.sampler.seed) == ("val/accuracy", "maximize", 8, "tpe", 0)
     assert (s.pruner.type, s.budget.max_failed, s.budget.timeout_minutes) == ("median", 5, None)
-    assert (s.baselines, s.storage, s.tracking.uri, s.name) == ((), None, None, "study")
+    assert (s.baselines, s.storage, s.tracking.uri, s.name, s.retries) == ((), None, None, "study", 2)
 
 
 # field: (right values, {wrong value: message})
@@ -95,6 +95,7 @@ FIELDS = [
     ),
     ("space", [], {None: "must be a mapping of fields, got None", 5: "must be a mapping of fields, got 5"}),
     ("space", [], {ABSENT: "required field is missing"}),
+    ("retries", [0, 9], {-1: "must be >= 0, got -1", None: "must be a whole number, got None"}),
     ("storage", [None, "sqlite:///x.db"], {5: "must be text, got 5"}),
     ("tracking.uri", [None, "http://localhost:5000"], {5: "must be text, got 5"}),
     ("nightly", [], {5: "unknown key"}),
@@ -671,3 +672,17 @@ def test_with_folds_the_pruner_is_wilcoxons_unless_one_is_named(fields, pruner):
 def test_pruners_and_folds_that_do_not_go_together_are_refused(fields, message):
     with pytest.raises(ValidationError, match=message):
         study(**fields)
+
+
+@pytest.mark.parametrize(("keep", "best"), [("all", None), ("best_1", 1), ("best_250", 250)])
+def test_retention_says_how_many_checkpoints_stay(keep, best):
+    assert study(retention={"keep": keep}).retention.best == best
+
+
+@pytest.mark.parametrize(
+    "keep", ["best", "best_0", "best_-1", "best_03", "3", 3, "best_1.5", "best_3\n", "best_1000000"]
+)
+def test_a_rule_of_retention_that_means_nothing_is_refused(keep):
+    with pytest.raises(ValidationError) as caught:
+        study(retention={"keep": keep})
+    assert [problem.field for problem in problems_of(caught.value, Study)] == ["retention.keep"]

@@ -44,3 +44,19 @@ def test_a_cache_size_that_is_no_number_from_zero_is_refused(size, tmp_path, mon
     monkeypatch.setenv("FTTUNE_CACHE_GB", size)
     with pytest.raises(BadInput, match=f"the size of the cache is '{size}' GB, but must be a number from 0"):
         Workspace.at(tmp_path)
+
+
+def test_a_generated_folder_that_others_write_to_is_doubted(tmp_path, monkeypatch):
+    workspace = Workspace.at(tmp_path, tmp_path / "mlruns")
+    assert workspace.doubt() is None
+    workspace.mlruns.mkdir()
+    workspace.mlruns.chmod(0o775)
+    assert workspace.doubt() is None
+    workspace.mlruns.chmod(0o1777)
+    assert workspace.doubt() == (
+        f"every user may write to it, and so decide what fttune reads from it; chmod o-w {workspace.mlruns}"
+    )
+    workspace.mlruns.chmod(0o700)
+    monkeypatch.setattr("os.geteuid", lambda: workspace.mlruns.stat().st_uid + 1)
+    assert workspace.doubt().startswith("belongs to another user")
+    assert "--mlruns" in workspace.doubt()

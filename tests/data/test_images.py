@@ -1,6 +1,8 @@
 import hashlib
 import io
+import os
 import struct
+import zlib
 from functools import partial
 
 import numpy as np
@@ -127,7 +129,29 @@ def test_images_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
     strip = decode(tmp_path / "strip.png", Geometry(256, 224, "bilinear"), 224)
     assert strip == Unreadable("a strip of 60000 x 1 pixels is too long to resize")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    assert "decompression bomb" in decode(tmp_path / "strip.png", GEOMETRY, 12).reason
+    assert decode(tmp_path / "strip.png", GEOMETRY, 12).kind == "large", "Pillow itself refuses it"
+
+
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(tmp_path):
+    side = 9_500  # 90,250,000 pixels, and in the file none
+    data = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in ((b"IHDR", data), (b"IDAT", b""), (b"IEND", b""))
+    )
+    (tmp_path / "bomb.png").write_bytes(png)
+    with decoder_threads() as pool:
+        (found,) = in_order(pool, partial(decode, geometry=GEOMETRY, side=12), [tmp_path / "bomb.png"])
+    assert found.reason == "9500 x 9500 pixels are more than 89,478,485 pixels in all; make it smaller"
+
+
+def test_a_pipe_and_a_file_of_more_than_a_gibibyte_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(2**30 + 1)
+    assert decode(tmp_path / "pipe.png", GEOMETRY, 12).kind == "special"
+    assert content_hash(tmp_path / "pipe.png") == decode(tmp_path / "pipe.png", GEOMETRY, 12)
+    assert decode(tmp_path / "sparse.png", GEOMETRY, 12).reason.startswith("a file of 1,073,741,825 bytes")
 
 
 @pytest.mark.parametrize("seed", range(40))

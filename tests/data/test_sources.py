@@ -26,6 +26,7 @@ def test_the_room_hands_out_these_names():
     arrays = ["ArrayCache", "NoRoom", "Rows", "Spec", "Stored", "in_memory"]
     images = ["Folds", "Geometry", "ImageData", "Part", "augment", "load_data", "load_folds", "with_views"]
     survey = ["Copies", "Survey", "imbalance", "look"]
+    checks = ["Checked", "Finding", "check_data"]
     others = ["Unreadable", "decode_files", "has_test", "image_files", "open_test"]
-    assert sorted(fttune.data.__all__) == sorted([*arrays, *images, *survey, *others])
+    assert sorted(fttune.data.__all__) == sorted([*arrays, *images, *survey, *checks, *others])
     assert all(hasattr(fttune.data, name) for name in fttune.data.__all__)

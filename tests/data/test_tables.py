@@ -63,7 +63,7 @@ def test_every_broken_row_is_named_at_once(table):
         "  line 4: split is 'dev', but must be train, val or test",
         f"  line 5: path no.png is no file in {file.parent}",
         "  line 6: path a.png stands twice",
-        f"  line 7: path /dev/null is no file in {file.parent}",
+        f"  line 7: path /dev/null must be relative and without .., since it lies below {file.parent}",
     ]
 
 

@@ -117,7 +117,7 @@ def test_a_missing_an_unknown_and_a_misshapen_tensor_are_all_named_at_once():
     with pytest.raises(WeightsError) as caught:
         build(state)
     assert str(caught.value).splitlines() == [
-        "the weights file.pth do not fit the backbone:",
+        "the weights file.pth do not fit the backbone; name weights of this backbone, or another backbone.name:",
         "  missing: bn1.running_mean",
         "  unknown: layer9.weight",
         "  of another shape: conv1.weight (16, 1, 3, 3), not (16, 3, 3, 3)",

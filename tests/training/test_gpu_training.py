@@ -68,8 +68,8 @@ def test_no_step_waits_for_the_device(least, make_inputs, make_gpu_recipe, monke
     regime = next_regime(run, [], None)
     feed = feeds_of(run, regime.boundary).train
     made = step.Step(run, regime.freezing, after=feed.after)
-    train_epoch(run, regime, feed, 1, made)
-    train_epoch(run, regime, WatchedFeed(feed.run, feed.split, feed.kept), 2, made)
+    train_epoch(run, regime, feed, 1, step=made)
+    train_epoch(run, regime, WatchedFeed(feed.run, feed.split, feed.kept), 2, step=made)
 
 
 def test_the_devices_global_generator_is_left_alone(make_inputs, make_gpu_recipe):

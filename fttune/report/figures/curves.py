@@ -8,7 +8,7 @@ from fttune.report.findings import Curve, Findings
 
 TITLE = "Learning curves"
 BEST = 5
-COLOURS = {"complete": GREY, "pruned": ORANGE, "diverged": RED, "running": GREY, "failed": RED}
+COLOURS = {"complete": GREY, "pruned": ORANGE, "diverged": RED, "out_of_memory": RED, "running": GREY, "failed": RED}
 
 
 def draw(findings: Findings) -> Picture | Omitted:

@@ -28,6 +28,7 @@ MARKS = {
     "reused": Mark("o", BLUE, hollow=True),
     "pruned": Mark("v", ORANGE),
     "diverged": Mark("x", RED),
+    "out_of_memory": Mark("s", RED, hollow=True),
     "failed": Mark("+", BLACK),
     "running": Mark("D", GREY, hollow=True),
 }

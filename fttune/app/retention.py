@@ -1,0 +1,77 @@
+"""A study's `retention` while its search runs: trials that have ended lose their checkpoints, but for the best."""
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fttune import searching
+from fttune.app.session import Session
+from fttune.config import Study
+from fttune.training.events import CheckpointExpired
+
+if TYPE_CHECKING:
+    import optuna
+
+SETTLED = "fttune.retention"
+
+
+@dataclass
+class Retained:
+    """The trials of a study that keep their checkpoints, found anew as trials end.
+
+    Each trial is set against those kept so far, in the order of the numbers, so a search that starts again decides the
+    same. The study remembers below which number all is settled (`SETTLED`, with the rule that held then): a start asks
+    nothing of MLflow about older trials.
+    """
+
+    study: Study
+    session: Session
+    stored: "optuna.Study"
+    _kept: "list[optuna.trial.FrozenTrial]" = field(default_factory=list)
+    _size: int = 0
+    _unfinished: list[int] = field(default_factory=list)
+    _settled: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        rule, number = json.loads(self.stored.user_attrs.get(SETTLED, '["all", 0]'))
+        self._settled = number if rule == self.study.retention.keep else 0
+
+    def update(self) -> None:
+        """Say whose checkpoints expire, now that more trials have ended."""
+        keep = self.study.retention.best
+        if keep is None:
+            return
+        if self._through - self._settled >= self.study.batch:
+            self._remember()
+        for trial in self._newly_ended():
+            self._kept, gone = searching.retained([*self._kept, trial], keep=keep, directions=self.stored.directions)
+            for expired in gone if trial.number >= self._settled else ():
+                self._expire(expired.number)
+
+    def settle(self) -> None:
+        """Do that for the last trials too, and remember it. Raises TrackingFailed."""
+        self.update()
+        if self._through > self._settled:
+            self._remember()
+
+    @property
+    def _through(self) -> int:
+        """The number below which every trial was looked at."""
+        return min(self._unfinished, default=self._size)
+
+    def _remember(self) -> None:
+        self.session.deliver()
+        self._settled = self._through
+        self.stored.set_user_attr(SETTLED, json.dumps([self.study.retention.keep, self._settled]))
+
+    def _newly_ended(self) -> "list[optuna.trial.FrozenTrial]":
+        trials = self.stored.get_trials(deepcopy=False)
+        looked_at = [*self._unfinished, *range(self._size, len(trials))]
+        self._size = len(trials)
+        self._unfinished = [number for number in looked_at if not trials[number].state.is_finished()]
+        return [trials[number] for number in looked_at if trials[number].state.is_finished()]
+
+    def _expire(self, number: int) -> None:
+        study_id, why = str(self.stored.user_attrs[searching.ID]), f"retention.keep: {self.study.retention.keep}"
+        event = CheckpointExpired(self.study.experiment.name, study_id, why)
+        self.session.log.append(f"{self.stored.study_name}/{number}", event)

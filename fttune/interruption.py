@@ -1,0 +1,44 @@
+"""SIGINT and SIGTERM as the exception Interrupted, which is held back while it would do harm.
+
+Signals are the whole process's, so this is the one module that keeps a state of its own. Standard library only.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fttune.errors import Interrupted
+
+
+class _Held:
+    """How many blocks hold interruptions back, and the signal that waits for their end."""
+
+    depth = 0
+    waiting: int | None = None
+
+
+def interrupt(signum: int) -> None:
+    """Raise Interrupted, or leave that to the end of the block that holds it back. For a signal's handler."""
+    if _Held.depth:
+        _Held.waiting = signum
+    else:
+        raise Interrupted(signum)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold interruptions back: one that arrives in the block is raised at its end.
+
+    Python runs the handlers of signals in the main thread, so in any other one this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _Held.depth += 1
+    try:
+        yield
+    finally:
+        _Held.depth -= 1
+        if not _Held.depth and (signum := _Held.waiting) is not None:
+            _Held.waiting = None
+            raise Interrupted(signum)

@@ -3,14 +3,14 @@
 import requests
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_STATE, ErrorCode
+from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND, ErrorCode
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from urllib3.exceptions import ReadTimeoutError
 
 from fttune.tracking.artifacts import Refused
 
 # Credentials that ran out, an address that a proxy does not know for a while, and limits: all of them pass.
 _PASSING = frozenset({401, 403, 407, 408, 425, 429, 499})
-_NOT_FOUND_AT_ALL = ("ENDPOINT_NOT_FOUND",)
 
 
 def is_refusal(error: Exception) -> bool:
@@ -18,9 +18,7 @@ def is_refusal(error: Exception) -> bool:
     if isinstance(error, Refused):
         return True
     if isinstance(error, MlflowException):
-        if error.error_code == ErrorCode.Name(INVALID_STATE):  # of an experiment that was deleted
-            return True
-        passing = _status(error) in _PASSING or error.error_code in _NOT_FOUND_AT_ALL
+        passing = _status(error) in _PASSING or error.error_code == ErrorCode.Name(ENDPOINT_NOT_FOUND)
         return 400 <= _status(error) < 500 and not passing and not _is_damaged(error)
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return 400 <= error.response.status_code < 500 and error.response.status_code not in {*_PASSING, 404}
@@ -35,7 +33,7 @@ def is_misconfiguration(error: Exception) -> bool:
 def late_seconds(error: Exception) -> float:
     """Return how long a request that got no answer in time may still be at work: nothing is to be looked for before."""
     found: BaseException | None = error
-    while found is not None and not isinstance(found, requests.ReadTimeout):
+    while found is not None and not isinstance(found, requests.ReadTimeout | ReadTimeoutError):
         found = found.__cause__ or found.__context__
     return 0.0 if found is None else float(MLFLOW_HTTP_REQUEST_TIMEOUT.get())  # type: ignore[no-untyped-call]
 

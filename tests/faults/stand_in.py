@@ -6,6 +6,7 @@ It keeps every point as it was sent: one that is sent twice is there twice. On l
 import json
 import random
 import re
+import socket
 import threading
 import time
 import uuid
@@ -231,6 +232,13 @@ def serving(stand_in: StandIn, port: int = 0) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,7 +30,7 @@ from fttune.training.events import (
     RunClosed,
     RunOpened,
 )
-from tests.faults.stand_in import FAULTS, Schedule, StandIn, serving
+from tests.faults.stand_in import FAULTS, Schedule, StandIn, free_port, serving
 from tests.recipes import tiny_study
 
 TRIALS, EPOCHS = 8, 5
@@ -198,9 +197,3 @@ def real_server(store: str, artifacts: Path, port: int) -> "subprocess.Popen[byt
                 return server
         time.sleep(0.2)
     raise AssertionError("mlflow server does not answer")
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

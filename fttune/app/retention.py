@@ -49,7 +49,7 @@ class Retained:
                 self._expire(expired.number)
 
     def settle(self) -> None:
-        """Do that for the last trials too, and remember it. Raises TrackingFailed."""
+        """Do that for the last trials too, and remember it. Raises CannotWrite."""
         self.update()
         if self._through > self._settled:
             self._remember()

@@ -50,7 +50,7 @@ class Session:
         return self.workspace.cache / "states" / run
 
     def deliver(self) -> None:
-        """Let all that was logged reach the disk, from where it goes to MLflow. Raises TrackingFailed."""
+        """Let all that was logged reach the disk, from where it goes to MLflow. Raises CannotWrite."""
         self.uploader.persist()
         self.tell()
 

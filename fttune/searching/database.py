@@ -1,6 +1,7 @@
 """Optuna's storage in a database: looked at before Optuna opens it, made whole, and its failures told in one way."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ def _make(uri: str) -> None:
     storage.engine.dispose()
 
 
+@cache
 def _schema() -> Schema:
     folder = Path(optuna.storages.__file__).parent / "_rdb" / "alembic"
     revisions = [script.revision for script in ScriptDirectory(folder).walk_revisions()]

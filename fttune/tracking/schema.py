@@ -1,6 +1,7 @@
 """MLflow's own SQLite database, before MLflow opens it: made whole, and refused when another version wrote it."""
 
 import logging
+from functools import cache
 from pathlib import Path
 
 import mlflow
@@ -29,6 +30,7 @@ def prepare_database(uri: str) -> None:
     require_current(file, _schema())
 
 
+@cache  # it runs all of MLflow's migration scripts
 def _schema() -> Schema:
     folder = Path(mlflow.__file__).parent / "store" / "db_migrations"
     revisions = [script.revision for script in ScriptDirectory(folder).walk_revisions()]

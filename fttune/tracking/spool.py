@@ -13,8 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fttune.errors import TrackingFailed
-from fttune.files import private_folder
+from fttune.files import cannot_write, private_folder
 from fttune.tracking.records import as_line, as_record, of_line, of_record
 from fttune.tracking.redaction import redacted_text
 from fttune.training.events import Entry, Event, RunClosed, RunOpened
@@ -79,7 +78,7 @@ class Spool:
 
     @classmethod
     def create(cls, target: Target) -> "Spool":
-        """Begin a spool. Raises TrackingFailed when the disk is full."""
+        """Begin a spool. Raises CannotWrite when the disk is full or fails."""
         private_folder(target.spools)
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(3)}.jsonl"
         file = target.spools / name
@@ -92,7 +91,7 @@ class Spool:
                 return cls.create(target)
             os.write(descriptor, as_line(header))
         except OSError as error:
-            raise _unwritable(file, error) from error
+            raise cannot_write(file, error) from error
         return cls(file, descriptor)
 
     @classmethod
@@ -127,7 +126,7 @@ class Spool:
         return self.delivered >= self.size
 
     def append(self, entry: Entry) -> None:
-        """Add an entry. Raises TrackingFailed when the disk is full."""
+        """Add an entry. Raises CannotWrite when the disk is full or fails."""
         line = as_line(as_record(entry))
         try:
             if not self._ends_whole and os.pread(self._descriptor, 1, self.size - 1) != b"\n":
@@ -137,10 +136,10 @@ class Spool:
                 line = line[os.write(self._descriptor, line) :]
             self._ends_whole = True
         except OSError as error:
-            raise _unwritable(self.file, error) from error
+            raise cannot_write(self.file, error) from error
 
     def persist(self) -> None:
-        """Let all that was appended reach the disk. Raises TrackingFailed when it does not."""
+        """Let all that was appended reach the disk. Raises CannotWrite when it does not."""
         size = self.size
         if size == self._synced:
             return
@@ -149,7 +148,7 @@ class Spool:
             if not self._synced:
                 _sync_folder(self.file.parent)
         except OSError as error:
-            raise _unwritable(self.file, error) from error
+            raise cannot_write(self.file, error) from error
         self._synced = size
 
     def read(self) -> list[Group]:
@@ -314,11 +313,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _unwritable(file: Path, error: OSError) -> TrackingFailed:
-    reason = error.strerror or str(error)
-    return TrackingFailed(
-        f"{file}: cannot be written ({reason}), so what the run logs would be lost; make room or set the rights of its "
-        "folder, then run the same command again"
-    )

@@ -75,7 +75,7 @@ class Uploader:
         """Append an entry to the spool; it is sent within `GATHER_SECONDS`, when its run ends, or when someone waits.
 
         Raises:
-            TrackingFailed: the disk is full.
+            CannotWrite: the disk is full or fails.
         """
         if isinstance(entry.event, FOR_PEOPLE):
             return
@@ -103,6 +103,7 @@ class Uploader:
 
         Raises:
             StoreError: the store cannot be used as it stands.
+            CannotWrite: the disk of a local store is full or fails.
         """
         if self._is_local and not Path(self._target.uri.removeprefix("sqlite:///")).exists():
             self._ask(lambda _: None, drains=False)
@@ -114,8 +115,8 @@ class Uploader:
             error = timeout
         if error is None:
             return
-        if isinstance(error, FttuneError):
-            raise error
+        if isinstance(error, FttuneError) or (self._is_local and is_of_disk(error)):
+            raise self._error(error) from error
         from fttune.tracking.replies import is_misconfiguration
 
         if self._is_local or (isinstance(error, Exception) and is_misconfiguration(error)):
@@ -142,7 +143,7 @@ class Uploader:
         return answer
 
     def persist(self) -> None:
-        """Let all entries so far reach the disk: they are not lost from here on. Raises TrackingFailed."""
+        """Let all entries so far reach the disk: they are not lost from here on. Raises CannotWrite."""
         if self._spool is not None:
             self._spool.persist()
 
@@ -176,7 +177,7 @@ class Uploader:
         self._gave_up = not self.flush(timeout_seconds, patience_seconds=CLOSE_SECONDS)
 
     def close(self, timeout_seconds: float | None = None) -> int:
-        """Settle and end the thread; return how many events are left. Raises TrackingFailed when the disk is full."""
+        """Settle and end the thread; return how many events are left. Raises CannotWrite when the disk is full."""
         try:
             self.persist()
             if not self._gave_up:

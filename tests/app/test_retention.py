@@ -128,8 +128,10 @@ def test_the_disk_stays_bounded_while_the_search_runs_and_space_is_freed(tmp_pat
     finally:
         for descriptor in opened.values():
             os.close(descriptor)
-    assert sorted(names) == [0] * 7 + [1]
+    assert len(names) >= 4, "MLflow keeps up"
+    assert sum(count > 0 for count in names) <= 1, "of files that were there before, at most the best one's is left"
     assert max(counts) <= 1 + 2 * study.batch
+    assert len(left(workspace)) == 1
     assert not [*(workspace.cache / "runs").rglob("*.safetensors")]
 
 

@@ -57,7 +57,7 @@ def _main(arguments: tuple[str, ...], environment: Mapping[str, str], cwd: str, 
     for name in ("MLFLOW_TRACKING_URI", "FTTUNE_MLRUNS", "FTTUNE_CACHE_GB"):
         os.environ.pop(name, None)
     os.environ.update(environment)
-    processes._main(arguments, cwd, out, err)
+    processes._main(arguments, cwd, out, err, None)
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -120,7 +120,7 @@ FILES = [
     ),
     Case(
         "experiment that climbs",
-        study(experiment="../../../../../../etc/hostname"),
+        study(experiment="../../../../../../../../../../../../../etc/hostname"),
         SEARCH,
         ("etc/hostname: must be a mapping of fields, got text",),
     ),

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fttune.errors import WeightsError
+from fttune.errors import CannotWrite, WeightsError
 from fttune.models.files import SCHEMA, read_sidecar, read_tensors, write_tensors
 
 STATE = {"a": torch.arange(6.0).view(2, 3), "b.c": torch.tensor(7)}
@@ -158,7 +158,7 @@ def test_a_crash_between_weights_and_json_leaves_a_checkpoint_that_does_not_veri
     write_tensors(file, STATE, ABOUT)
     write_text = Path.write_text
     monkeypatch.setattr(Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CannotWrite, match="disk full"):
         write_tensors(file, {"a": torch.zeros(1)}, ABOUT)
     monkeypatch.setattr(Path, "write_text", write_text)
     with pytest.raises(WeightsError, match="damaged"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fttune.app.session import target_of
 from fttune.config.experiment import as_param
 from fttune.config.workspace import Workspace
-from fttune.errors import TrackingFailed
+from fttune.errors import CannotWrite
 from fttune.tracking.records import KINDS, as_line, as_record, of_line, of_record
 from fttune.tracking.spool import CAUSE, Spool, Target, entries_of, spool_files, waiting_in
 from fttune.training.events import Entry, EpochEnded, Event, RunClosed, RunOpened
@@ -160,7 +160,7 @@ def test_a_full_disk_is_said_and_what_was_written_stays(target: Target, monkeypa
 
     with monkeypatch.context() as failing:
         failing.setattr("os.write", full)
-        with pytest.raises(TrackingFailed, match=r"jsonl: cannot be written \(No space left on device\).*make room"):
+        with pytest.raises(CannotWrite, match=r"jsonl: the disk is full .*free some of it"):
             spool.append(opened(1))
     spool.append(opened(2))
     assert list(entries_of(spool.file)) == [opened(0), opened(2)]

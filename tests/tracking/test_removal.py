@@ -99,7 +99,7 @@ def test_all_names_of_a_file_go_so_that_its_room_is_free(
     store: MlflowStore, workspace: Workspace, tmp_path: Path
 ) -> None:
     run = logged(store, tmp_path)
-    left_behind = workspace.cache / "runs" / "pets" / "0"
+    left_behind = workspace.runs / "pets+0"
     left_behind.mkdir(parents=True)
     (left_behind / "best.safetensors").hardlink_to(checkpoint_of(workspace, run) / "best.safetensors")
     downloaded = workspace.cache / "checkpoints" / run.info.run_id

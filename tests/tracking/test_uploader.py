@@ -100,7 +100,7 @@ def test_who_asks_a_dead_server_is_told_at_once(workspace: Workspace) -> None:
 def test_a_store_that_cannot_be_used_is_refused_at_the_start(uri: str, workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "no.db").write_text("this is no database, but long enough to be looked at" * 100)
     uploader = uploader_of(workspace, uri.format(file=tmp_path / "no.db"))
-    with pytest.raises(StoreError, match="MLflow cannot use|no SQLite database"):
+    with pytest.raises(StoreError, match=r"MLflow cannot use|no SQLite database"):
         uploader.open()
     uploader.close()
 

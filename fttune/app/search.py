@@ -157,8 +157,9 @@ def _left_out(session: Session, what: str) -> Iterator[None]:
     """Go on without what MLflow would be asked when it does not answer, and say so."""
     try:
         yield
-    except TrackingFailed as error:
-        session.notice(TRACKING, f"{error}; {what}")
+    except TrackingFailed:
+        session.tell()
+        session.notice(TRACKING, f"MLflow at {session.target.label} does not answer, so {what}")
 
 
 @dataclass

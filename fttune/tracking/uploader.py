@@ -296,7 +296,8 @@ class Uploader:
         now = time.monotonic()
         if self._outage is None:
             self._outage = _Outage(now, now, FIRST_PAUSE_SECONDS, late, error)
-            self._tell_outage(error)
+            if self._spool is not None:  # else who asks is told
+                self._tell_outage(error)
         else:
             pause = min(max(2 * self._outage.pause, FIRST_PAUSE_SECONDS), LAST_PAUSE_SECONDS)
             self._outage = _Outage(self._outage.since, now, pause, late, error)
@@ -313,6 +314,8 @@ class Uploader:
             return error
         if self._is_local and is_of_disk(error):
             return cannot_write(self._target.artifacts.parent, error)
-        failed = TrackingFailed(f"MLflow at {self._target.label} does not answer: {why(error)}")
+        failed = TrackingFailed(
+            f"MLflow at {self._target.label} does not answer ({why(error)}); run the same command again when it does"
+        )
         failed.__cause__ = error
         return failed

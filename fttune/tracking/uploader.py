@@ -32,6 +32,7 @@ GATHER_SECONDS = 5.0  # a write takes 10 ms or more, of a processor that trains 
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.5, 30.0
 OPEN_SECONDS = 5.0  # for a server to answer at the start
 CLOSE_SECONDS = 5.0  # for a server that does not answer to come back at the end
+LOCAL_CLOSE_SECONDS = 1.0  # for a local store: a disk that is full stays so
 RECENT_SECONDS = 2.0  # a failure that long ago answers a question too
 
 
@@ -174,7 +175,8 @@ class Uploader:
 
     def settle(self, timeout_seconds: float | None = None) -> None:
         """Wait while MLflow takes what is left, at most so long. Whoever closes the uploader then waits no more."""
-        self._gave_up = not self.flush(timeout_seconds, patience_seconds=CLOSE_SECONDS)
+        patience = LOCAL_CLOSE_SECONDS if self._is_local else CLOSE_SECONDS
+        self._gave_up = not self.flush(timeout_seconds, patience_seconds=patience)
 
     def close(self, timeout_seconds: float | None = None) -> int:
         """Settle and end the thread; return how many events are left. Raises CannotWrite when the disk is full."""

@@ -59,6 +59,7 @@ def test_the_baselines_are_the_first_trials(whole: tuple[Path, dict[str, Any]]) 
     assert [by_number[n]["optimizer.lr"] for n in (0, 1)] == [0.03, 0.03]
 
 
+@pytest.mark.slow
 def test_a_search_killed_three_times_ends_as_if_it_had_never_been(
     whole: tuple[Path, dict[str, Any]], tmp_path: Path, empty_stores: Path
 ) -> None:

@@ -30,6 +30,7 @@ def test_without_a_gpu_it_says_so_in_one_line_and_needs_neither_optuna_nor_mlflo
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 def test_all_sections_run_and_a_later_call_does_nothing_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

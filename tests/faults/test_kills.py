@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.kills import PHASES, STUDIES, TRIALS, Kill, Killed, Place, uninterrupted
 
-KILLS = 10  # of each study
+KILLS = 9  # of each study
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -97,3 +97,17 @@ def test_data_sets_are_torchvisions_own_names() -> None:
     import torchvision
 
     assert [name for name in torchvision_datasets() if not hasattr(torchvision.datasets, name)] == []
+
+
+@pytest.mark.parametrize("page", ["docs/reliability.md", "SECURITY.md"])
+def test_every_promise_names_a_test_that_is_there(page: str) -> None:
+    named = re.findall(r"(tests/[\w/]+\.py)?(?:::(\w+))?", (ROOT / page).read_text())
+    file, known = Path(), 0
+    for path, test in named:
+        if path:
+            file = ROOT / path
+            assert file.is_file(), path
+        if test:
+            assert f"def {test}(" in file.read_text(), f"{file}::{test}"
+            known += 1
+    assert known >= 10

@@ -62,7 +62,6 @@ def search(
         BadInput: data or weights cannot be used, or the stored study is another one (StudyChanged).
         StudyBusy: another process searches this study.
         TooManyFailures: `budget.max_failed` trials in a row failed.
-        TrackingFailed: MLflow did not take what was logged.
         CannotWrite: a disk is full or fails; the same call continues when it is seen to.
     """
     workspace = workspace or Workspace.at()
@@ -81,7 +80,8 @@ def search(
                 session.notice(stored.study_name, f"study {stored.study_name} is finished: nothing to do")
             else:
                 left = max(0, study.total_trials - searching.counted(stored))
-                prepare_disk(session, stored.study_name, inputs, checkpoints=left)
+                kept = left if study.retention.best is None else min(left, study.retention.best + study.batch)
+                prepare_disk(session, stored.study_name, inputs, checkpoints=kept)
                 own = {inputs_key(study.experiment): inputs}
                 study_id = str(stored.user_attrs[searching.ID])
                 attempts = Attempts(stored, study.retries, watch)

@@ -43,7 +43,7 @@ PARTS = 2  # of each family, side by side
 
 
 def write_tiny(root: Path) -> Path:
-    """Write a study of one trial of a head of 130 parameters, one epoch long: the next one would make the same calls."""
+    """Write a study of one trial of a head of 130 parameters, one epoch long: the next would make the same calls."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "net.py").write_text(BACKBONE)
     write_experiment(root, backbone__name="plugin:net", freeze__unfrozen_stages=0, training__epochs=1)

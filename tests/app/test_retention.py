@@ -1,5 +1,6 @@
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,7 @@ def test_the_disk_stays_bounded_while_the_search_runs_and_space_is_freed(tmp_pat
 
     def look(entry: events.Entry) -> None:
         if isinstance(entry.event, events.StudyProgress):
+            time.sleep(0.5)  # MLflow takes what was logged in the background
             files = [*workspace.artifacts.rglob("checkpoint/best.safetensors")]
             counts.append(len(files))
             for file in files:

@@ -118,10 +118,12 @@ def warm_up(root: Path, plugin: Path) -> None:
     import fttune
     from fttune.config import load_study
     from fttune.config.workspace import Workspace
+    from fttune.tracking import uploader
 
     for name in PRELOAD:
         import_module(name)
     torch.set_num_threads(1)
+    uploader.LOCAL_CLOSE_SECONDS = 0.1  # a disk that fails here will not recover while it is waited for
     study = load_study(next((root / "studies").glob("*.yaml")))
     fttune.search(study, workspace=Workspace.at(root, plugins=[plugin]))
 

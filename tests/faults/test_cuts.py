@@ -23,7 +23,7 @@ RECIPES: list[dict[str, Any]] = [
     {"optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}, "data.augment": "flip"},
     {
         "optimizer": {"name": "adamw", "lr": 0.01},
-        "freeze": {"phases": [{"unfrozen_stages": 0, "epochs": 2}, {"unfrozen_stages": 2, "epochs": 4}]},
+        "freeze": {"phases": [{"unfrozen_stages": 0, "epochs": 1}, {"unfrozen_stages": 2, "epochs": 3}]},
     },
     {"freeze": {"preset": "lora"}, "training.schedule": "plateau"},
 ]
@@ -51,7 +51,7 @@ def _cut_all(folder: str, report: str) -> None:
 
     torch.set_num_threads(1)
     root = Path(folder)
-    base = tiny_experiment(root, training__epochs=6)
+    base = tiny_experiment(root, training__epochs=4)
     inputs = prepare(base, Workspace.at(root))
     found: dict[str, Any] = {"cuts": Counter(), "trainings": 0, "resumed": 0, "different": []}
     recipes = [base.replace(fields) for fields in RECIPES]

@@ -26,7 +26,10 @@ def test_there_are_at_least_eighty_cases_each_with_a_name_of_its_own() -> None:
     assert len({case.name for case in CASES}) == len(CASES) >= 80
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[] if place % 2 else pytest.mark.slow, id=case.name) for place, case in enumerate(CASES)],
+)
 def test_a_hostile_case_ends_with_one_message_and_changes_nothing(
     case: Case, tmp_path: Path, empty_stores: Path
 ) -> None:

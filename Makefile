@@ -25,11 +25,10 @@ demo: $(STAMP)  ## Search on real handwritten digits, then compare the winner wi
 	$(BIN)/python benchmarks/transfer_vs_scratch.py
 	@echo "Compare the trials in MLflow: $(BIN)/fttune ui"
 
-# One thread of torch's per process: the processes use the cores. One more than there are: many tests wait for a disk.
-PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# One thread of torch's per process: the processes use the cores.
 test: export OMP_NUM_THREADS = 1
 test: $(STAMP)  ## Run the tests
-	$(PYTEST) -n $(PROCESSES) --maxprocesses=8 --dist=worksteal -m "not slow and not gpu" \
+	$(PYTEST) -n auto --maxprocesses=8 --dist=worksteal -m "not slow and not gpu" \
 		--cov --cov-report=term --cov-fail-under=90
 
 slow: $(STAMP)  ## Run the slow tests

@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.processes import CONTEXT
 
-CUTS = 100
+CUTS = 100  # in CI
 MOST_CUTS = 3  # of one training
 RECIPES: list[dict[str, Any]] = [
     {"optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}, "data.augment": "flip"},

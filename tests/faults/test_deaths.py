@@ -144,6 +144,7 @@ def test_trials_that_died_together_run_alone_and_none_is_blamed_for_the_others(w
     assert {t.state.name for t in trials_of(workspace)} == {"COMPLETE"}
 
 
+@pytest.mark.slow
 def test_deaths_before_any_trial_end_the_command_after_some(workspace: Workspace) -> None:
     command = write(workspace.root, deaths={2: "os.abort()"}, space={"optimizer.lr": SPACE["optimizer.lr"]})
     code, out, err = processes.run(*command, cwd=workspace.root)

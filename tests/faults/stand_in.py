@@ -28,7 +28,8 @@ Body = dict[str, Any]
 class Schedule:
     """What happens to the next request: one of `FAULTS` with a probability, by a seed; None is a plain answer.
 
-    Each is kept waiting for `delay_seconds` first.
+    Faults come in rounds of all of them, so that few requests meet each kind. Each request is kept waiting for
+    `delay_seconds` first.
 
     `refuse` closes the connection unread, `hang` answers after `hang_seconds`, when nobody listens any more, and does
     what was asked; `error` is a 500 before the work; `half` sends half of the answer, `cut` none, both after the work.
@@ -43,14 +44,20 @@ class Schedule:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+        self._round: list[str] = []
 
     def next(self) -> str | None:
         """Draw the fate of a request."""
-        fault = self._random.choice(self.faults) if self._random.random() < self.probability else None
+        fault = self._drawn() if self._random.random() < self.probability else None
         if fault == "hang" and self.seen["hang"] == MAX_HANGS:
             fault = "cut"
         self.seen[fault or "plain"] += 1
         return fault
+
+    def _drawn(self) -> str:
+        if not self._round:
+            self._round = self._random.sample(self.faults, len(self.faults))
+        return self._round.pop()
 
 
 @dataclass

@@ -33,6 +33,8 @@ def printable(text: str, *, breaks: str = "\n") -> str:
     Those are control characters, line separators, changes of the writing direction, and bytes of names that are not
     UTF-8.
     """
+    if text.isprintable():
+        return text
     return "".join(c if c in breaks or not _steers(c) else ascii(c)[1:-1] for c in text)
 
 
@@ -43,7 +45,7 @@ def one_line(text: str) -> str:
 
 def is_one_line(text: str) -> bool:
     """Return whether text is one line that every table, store and terminal takes as it is."""
-    return text.isprintable() or one_line(text) == text
+    return one_line(text) == text
 
 
 def _steers(character: str) -> bool:

@@ -100,14 +100,24 @@ def private_folder(folder: Path) -> None:
             place.mkdir(mode=0o700, exist_ok=True)
 
 
+def linked(file: Path, target: Path) -> bool:
+    """Give a file a second name, on disk, in place of what had it; return False where the file system cannot."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and target.samefile(file):
+        return True
+    try:
+        target.unlink(missing_ok=True)
+        target.hardlink_to(file)
+        flush(target.parent)
+    except OSError:  # another file system, or one without links
+        return False
+    return True
+
+
 def second_name(file: Path, folder: Path) -> Path:
     """Give a file a second name in another folder, or copy it where the file system has no links; return that one."""
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / file.name
-    target.unlink(missing_ok=True)
-    try:
-        target.hardlink_to(file)
-    except OSError:
+    if not linked(file, target):
         write_atomically(target, partial(shutil.copyfile, file))
     return target
 

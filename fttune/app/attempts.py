@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fttune.errors import FttuneError
-from fttune.files import write_atomically
+from fttune.files import write_text
 from fttune.searching import Outcome, attempts
 from fttune.searching.attempts import FailedAttempt
 from fttune.training.events import RunClosed
@@ -115,5 +115,5 @@ def write_traceback(folder: Path, error: BaseException) -> Path:
     """Write where a trial failed, and return the file. Raises OSError."""
     file = folder / TRACEBACK
     text = "".join(traceback.format_exception(error))
-    write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(file, text)
     return file

@@ -9,7 +9,7 @@ from fttune.app.first_study import FirstStudy, propose
 from fttune.config.sections import NAME, NAME_RULE
 from fttune.data import Survey, look
 from fttune.errors import BadInput
-from fttune.files import obstacle, write_atomically
+from fttune.files import obstacle, write_text
 from fttune.models.weights import missing_download
 
 FOLDERS = ("experiments", "studies")
@@ -104,6 +104,6 @@ def _require_classes(survey: Survey, folder: Path) -> None:
 
 def _write(file: Path, text: str) -> None:
     try:
-        write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(file, text)
     except OSError as error:
         raise BadInput(f"{file}: cannot be written ({error.strerror}); make room, or the folder writable") from error

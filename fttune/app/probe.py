@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from fttune.app import estimate
+from fttune.app.depths import depths_of
 from fttune.app.estimate import Depth, Once, Work
 from fttune.app.search import require_searchable
-from fttune.app.trials import depths_of
 from fttune.config import Experiment, Study, load_experiment
 from fttune.config.depth import DEPTH, resolved_depth
 from fttune.config.load import find_experiment

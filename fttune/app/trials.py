@@ -1,21 +1,19 @@
 """A study's trials, each as one run in MLflow: opened, trained, logged, closed. Knows neither Optuna nor the budget."""
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
-from typing import Any
 
 from fttune.app.attempts import Attempts, ended_by, write_traceback
+from fttune.app.depths import boundaries
 from fttune.app.session import Session
 from fttune.app.states import States
 from fttune.app.train import inputs_key, result_metrics, shared_inputs
 from fttune.config import Experiment, Study
-from fttune.config.depth import DEPTH, resolved_depth
-from fttune.config.distributions import Categorical, Float, Int
 from fttune.config.experiment import flatten
 from fttune.config.sections import COSTS, MEMORY, PARAMETERS, SECONDS
 from fttune.errors import CannotWrite, Diverged, FttuneError, Interrupted, OutOfMemory
@@ -333,24 +331,6 @@ class Trials:
 
     def _key(self, asked: Asked) -> str:
         return f"{self.name}/{asked.number}"
-
-
-def boundaries(study: Study, stages: int) -> frozenset[int]:
-    """Return how many stages may stay frozen in a study that searches `unfrozen_stages`."""
-    return frozenset(stages - depth for depth in depths_of(study, stages) if depth < stages)
-
-
-def depths_of(study: Study, stages: int) -> list[int]:
-    """Return the numbers of unfrozen stages that a study's space holds, in ascending order; none where it has none."""
-    depth = study.space.get(DEPTH)
-    values: Iterable[Any] = ()
-    if isinstance(depth, Int):
-        values = range(depth.low, depth.high + 1, depth.step or 1)
-    elif isinstance(depth, Categorical):
-        values = depth.choices
-    elif isinstance(depth, Float):
-        values = range(resolved_depth(depth.low, stages), resolved_depth(depth.high, stages) + 1)
-    return sorted({resolved_depth(value, stages) for value in values})
 
 
 def _rest(asked: Asked) -> list[Asked]:

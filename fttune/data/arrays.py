@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from numpy.lib import format as npy
 
 from fttune.data.rows import Rows, RowsInMemory, Spec, Stored, rows_on_disk
-from fttune.files import private_folder, write_atomically
+from fttune.files import private_folder, write_text
 
 _FORMAT = "fttune-array-1"
 _BLOCK_BYTES = 2**24
@@ -133,7 +133,7 @@ class ArrayCache:
 
     def _let_count(self, key: str, about: Mapping[str, Any]) -> None:
         text = json.dumps(about)
-        write_atomically(self._file(key).with_suffix(".json"), lambda file: file.write_text(text, encoding="utf-8"))
+        write_text(self._file(key).with_suffix(".json"), text)
 
     def _make_room(self, wanted: int, *, keep: Collection[str]) -> None:
         """Delete arrays, those used longest ago first, until `wanted` bytes fit. Raises NoRoom."""

@@ -7,7 +7,7 @@ from urllib.request import url2pathname
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from fttune.files import flush
+from fttune.files import linked
 
 
 class Refused(Exception):
@@ -38,10 +38,8 @@ def save_file(client: MlflowClient, run: Run, source: Path, folder: str) -> None
         ):
             return
         raise Refused(f"{source} is gone")
-    if target is not None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if _linked(source, target):
-            return
+    if target is not None and linked(source, target):
+        return
     client.log_artifact(run.info.run_id, str(source), folder)
 
 
@@ -54,16 +52,3 @@ def refuse_links(source: Path) -> None:
 
 def _has(client: MlflowClient, run: Run, path: str) -> bool:
     return path in {one.path for one in client.list_artifacts(run.info.run_id, path.rpartition("/")[0])}
-
-
-def _linked(source: Path, target: Path) -> bool:
-    """Give a file a second name, in place of what had it; False where the file system cannot."""
-    if target.exists() and target.samefile(source):
-        return True
-    try:
-        target.unlink(missing_ok=True)
-        target.hardlink_to(source)
-        flush(target.parent)
-    except OSError:  # another file system, or one without links
-        return False
-    return True

@@ -5,13 +5,13 @@ Secrets are known by the name of what holds them (`api_key`, `hub.token`), by th
 """
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+from fttune.errors import printable
 from fttune.training.events import Entry
 
 HIDDEN = "***"
@@ -36,7 +36,6 @@ _SHAPES = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_KEPT = "\n\t"
 
 
 def redacted(entry: Entry) -> Entry:
@@ -50,17 +49,17 @@ def redacted(entry: Entry) -> Entry:
 
 def redacted_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return named values, those with secret names hidden, the text of all others redacted."""
-    return {visible(name): HIDDEN if is_secret(name) else _redacted(value) for name, value in values.items()}
+    return {_visible(name): HIDDEN if is_secret(name) else _redacted(value) for name, value in values.items()}
 
 
 def redacted_text(text: str) -> str:
-    """Return text without passwords in URLs, values of secret names and known shapes of tokens; see `visible`."""
+    """Return text without passwords in URLs, values of secret names and known shapes of tokens, made `printable`."""
     if text.isalnum() and text.isascii() and len(text) < 20:
         return text  # most values: numbers, names
     text = _URL_PASSWORD.sub(rf"\g<scheme>\g<user>:{HIDDEN}@", text)
     text = _SHAPES.sub(HIDDEN, text)
     text = _SECRET_ARGUMENT.sub(_without_value, text)
-    return visible(text)
+    return _visible(text)
 
 
 @lru_cache(4096)
@@ -70,21 +69,8 @@ def is_secret(name: str) -> bool:
     return not _WORDS.isdisjoint(parts) or any(pair in _PAIRS for pair in pairwise(parts))
 
 
-def visible(text: str) -> str:
-    r"""Return text with control and direction characters, and bytes that are no text, escaped as `\x1b` or `\u202e`.
-
-    Line ends and tabs stay.
-    """
-    if text.isprintable():
-        return text
-    return "".join(_escaped(c) if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in text)
-
-
-def _escaped(character: str) -> str:
-    if character in _KEPT:
-        return character
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+def _visible(text: str) -> str:
+    return printable(text, breaks="\n\t")
 
 
 def _redacted(value: Any) -> Any:

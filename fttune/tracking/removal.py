@@ -5,7 +5,6 @@ Deleting follows no link, and reaches nothing but `checkpoint/` below the folder
 
 import os
 import shutil
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -25,11 +24,10 @@ def may_lose_checkpoint(run: Run) -> bool:
     return tags.get("fttune.kind") == "trial" and KEEP not in tags and REMOVED not in tags
 
 
-def remove_checkpoint(run: Run, *, uri: str, copies: Iterable[Path], why: str) -> str | None:
+def remove_checkpoint(run: Run, *, uri: str, downloads: Path, why: str) -> str | None:
     """Delete a run's checkpoint; return what became of it, for a tag, or None when there was nothing.
 
-    `uri` is the tracking store's; `copies` are folders of this run that are fttune's own, and go too: a file with two
-    names would keep its room.
+    `uri` is the tracking store's; `downloads` is where files of this run lie that were fetched, and goes too.
     """
     address = urlsplit(run.info.artifact_uri)
     local = address.scheme in ("", "file") and not address.netloc
@@ -39,8 +37,7 @@ def remove_checkpoint(run: Run, *, uri: str, copies: Iterable[Path], why: str) -
         found = _remove_remote(run.info.artifact_uri, uri)
     if found is None:
         return None
-    for copy in copies:
-        shutil.rmtree(copy, ignore_errors=True)  # which does not follow a link either
+    shutil.rmtree(downloads, ignore_errors=True)  # which does not follow a link either
     return f"{found} ({datetime.now(UTC).isoformat(' ', 'seconds')}; {why})"
 
 

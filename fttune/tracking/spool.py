@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fttune.files import cannot_write, private_folder
+from fttune.files import cannot_write, flush, private_folder
 from fttune.tracking.records import as_line, as_record, of_line, of_record
 from fttune.tracking.redaction import redacted_text
 from fttune.training.events import Entry, Event, RunClosed, RunOpened
@@ -146,7 +146,7 @@ class Spool:
         try:
             os.fsync(self._descriptor)
             if not self._synced:
-                _sync_folder(self.file.parent)
+                flush(self.file.parent)
         except OSError as error:
             raise cannot_write(self.file, error) from error
         self._synced = size
@@ -305,11 +305,3 @@ def _groups(text: bytes) -> list[Group]:
 def _entry(line: bytes) -> Entry | None:
     content = of_line(line)
     return None if content is None else of_record(content)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -79,7 +79,6 @@ class MlflowStore:
         """
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises
         self.uri, self.artifacts = uri, artifacts
         private_folder(locks)
         with FileLock(locks / "mlflow-schema.lock"):
@@ -181,9 +180,11 @@ class MlflowStore:
             return file if file.is_file() else None
         if path not in {one.path for one in self.client.list_artifacts(run.info.run_id, path.rpartition("/")[0])}:
             return None
-        folder = self.artifacts.parent / "cache" / "checkpoints" / run.info.run_id
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder := self._downloads(run)).mkdir(parents=True, exist_ok=True)
         return Path(self.client.download_artifacts(run.info.run_id, path, str(folder)))
+
+    def _downloads(self, run: Run) -> Path:
+        return self.artifacts.parent / "cache" / "checkpoints" / str(run.info.run_id)
 
     def comparison(self, experiment: str, keys: list[str], tags: Mapping[str, str]) -> str | None:
         """Return the path of MLflow's page that compares the runs of these keys and tags, None when there are none."""
@@ -283,10 +284,8 @@ class MlflowStore:
         run = self.find_run(event.experiment, {RUN: key, STUDY_ID: event.study_id})
         if run is None or not may_lose_checkpoint(run):
             return
-        cache, run_id = self.artifacts.parent / "cache", run.info.run_id
-        copies = (cache / "checkpoints" / run_id, cache / "runs" / key.replace("/", "+"))
-        if said := remove_checkpoint(run, uri=self.uri, copies=copies, why=event.why):
-            self.client.set_tag(run_id, REMOVED, said)
+        if said := remove_checkpoint(run, uri=self.uri, downloads=self._downloads(run), why=event.why):
+            self.client.set_tag(run.info.run_id, REMOVED, said)
 
     def _log_model(self, key: str, event: ModelSaved) -> None:
         self._models.log(self._run(key), event)

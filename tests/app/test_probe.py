@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 import fttune
+from fttune.app.depths import boundaries, depths_of
 from fttune.app.probe import probe
-from fttune.app.trials import boundaries, depths_of
 from fttune.config import load
 from tests import processes
 from tests.recipes import tiny_experiment, tiny_study, write_experiment, write_study

@@ -149,7 +149,7 @@ def _divided(samples: Sequence[Sample], data: Data) -> tuple[list[Sample], list[
 def _of_files(seen: Sequence[tuple[Sample, Facts | Unreadable]], data: Data) -> Iterator[Finding]:
     for sample, found in seen:
         if isinstance(found, Facts):
-            broken = [(rule, what) for rule, what in _of_file(_path(sample), found, data)]
+            broken = _of_file(_path(sample), found, data)
             yield from (finding(rule, what, file=sample.name) for rule, what in broken)
         else:
             skipped: Severity | None = "warning" if data.on_bad_image == "skip" else None

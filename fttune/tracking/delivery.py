@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from fttune.tracking.redaction import redacted_text
 from fttune.tracking.spool import Group, Spool, Target, entries_of, refuse, spool_files
-from fttune.training.events import Entry, Event, RunClosed, RunOpened
+from fttune.training.events import CheckpointExpired, Entry, Event, RunClosed, RunOpened
 
 if TYPE_CHECKING:
     from fttune.tracking.store import MlflowStore
@@ -149,7 +149,7 @@ class Delivery:
         for event in group.events:
             if isinstance(event, RunOpened):
                 self._opened[group.run] = event
-            if isinstance(event, RunClosed) and event.state != "interrupted":
+            if isinstance(event, CheckpointExpired) or (isinstance(event, RunClosed) and event.state != "interrupted"):
                 self._ended.add(group.run)
             elif isinstance(event, RunOpened | RunClosed):
                 self._ended.discard(group.run)

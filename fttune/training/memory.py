@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from fttune.errors import OutOfMemory
+from fttune.training.randomness import random_state, set_random_state
 
 Result = TypeVar("Result")
 ERRORS = (MemoryError, RuntimeError)  # torch's allocators raise the latter, which also means much else
@@ -101,26 +102,17 @@ class Before:
     """Torch's generators, the CPU's and a device's, and some buffers with their values, as they were."""
 
     device: torch.device
-    generators: tuple[Tensor, ...]
+    generators: Mapping[str, Tensor]
     buffers: tuple[tuple[Tensor, Tensor], ...]
 
     @classmethod
     def of(cls, device: torch.device, buffers: Iterable[Tensor]) -> "Before":
         """Return how things are now."""
-        generators = [torch.get_rng_state()]
-        if device.type == "cuda":
-            generators.append(torch.cuda.get_rng_state(device))
-        elif device.type == "mps":
-            generators.append(torch.mps.get_rng_state())
-        return cls(device, tuple(generators), tuple((buffer, buffer.clone()) for buffer in buffers))
+        return cls(device, random_state(device), tuple((buffer, buffer.clone()) for buffer in buffers))
 
     def restore(self) -> None:
         """Put back what has moved since."""
-        torch.set_rng_state(self.generators[0])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(self.generators[1], self.device)
-        elif self.device.type == "mps":
-            torch.mps.set_rng_state(self.generators[1])
+        set_random_state(self.device, self.generators)
         for buffer, value in self.buffers:
             buffer.copy_(value)
 

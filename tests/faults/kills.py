@@ -4,6 +4,7 @@ A kill ends the whole command, parent and child, with SIGKILL. When to kill, and
 by files that appear, by rows of Optuna's store, and by what the command said last.
 """
 
+import os
 import random
 import re
 import shutil
@@ -92,7 +93,8 @@ class Place:
 
     def temporary(self) -> set[Path]:
         """Return the files of checkpoints that are being written, or were when their process died."""
-        return set((self.mlruns / "cache" / "runs").rglob("*.tmp*"))
+        runs = os.walk(self.mlruns / "cache" / "runs")  # which passes over a folder that goes meanwhile
+        return {Path(folder, name) for folder, _, names in runs for name in names if ".tmp" in name}
 
     def told(self) -> int:
         """Return how many trials have ended."""

@@ -127,6 +127,32 @@ def differences(stored: Stored, other: Stored) -> list[str]:
     return found
 
 
+def require_old_or_new(now: Stored, whole: Stored) -> None:
+    """Fail when anything is stored that an undisturbed study does not store, or is damaged, or stands twice."""
+    assert now.damaged == ()
+    assert [number for number, _ in now.trials] == list(range(len(now.trials))), "numbers follow each other"
+    for number, trial in now.trials:
+        wanted = dict(whole.trials)[number]
+        assert trial.state in ("RUNNING", wanted.state), f"trial {number} is {trial.state}"
+        assert trial.params == wanted.params, f"trial {number}"
+        assert trial.values == (wanted.values if trial.state == wanted.state else ()), f"trial {number}"
+    assert len(dict(now.runs)) == len(now.runs), "two runs have one key"
+    for key, run in now.runs:
+        wanted_run = dict(whole.runs)[key]
+        assert set(run.params) <= set(wanted_run.params), key
+        assert len(set(run.points)) == len(run.points), f"{key} has points twice"
+        assert set(run.points) <= set(wanted_run.points), key
+
+
+def require_sound_checkpoints(folder: Path) -> int:
+    """Fail when a checkpoint is visible under its name and is not what was written; return how many are whole."""
+    for file in folder.rglob("[!.]*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            assert list(tensors.keys()), file
+    assert list(damaged_checkpoints(folder)) == []
+    return sum(file.with_suffix(".json").exists() for file in folder.rglob("[!.]*.safetensors"))
+
+
 def _trials(store: sqlite3.Connection) -> Iterator[tuple[int, Trial]]:
     for trial_id, number, state in store.execute("SELECT trial_id, number, state FROM trials ORDER BY number"):
         attributes = _rows(store, "SELECT key, value_json FROM trial_user_attributes WHERE trial_id = ?", trial_id)

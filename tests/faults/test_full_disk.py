@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import disk_oracle as oracle
+from tests.faults import oracle
 from tests.faults.test_disk_faults import BACKBONE
 from tests.recipes import write_experiment, write_study
 
@@ -67,11 +67,11 @@ def test_a_study_on_a_disk_without_room_stops_with_one_message_and_goes_on_when_
     assert "checkpoints of about 3.68 MB need" in ended.stderr, "it was told before"
     assert "the disk is full" in ended.stderr
     assert "run the same command again" in ended.stderr
-    whole = oracle.read(tmp_path / "whole", study="tiny", experiment="tiny")
-    assert [trial.state for trial in whole.trials.values()] == ["COMPLETE"] * 3
-    assert {run.status for run in whole.runs.values()} == {"FINISHED"}
-    full = oracle.read(tmp_path / "full", study="tiny", experiment="tiny")
+    whole = oracle.read(tmp_path / "whole")
+    assert [trial.state for _, trial in whole.trials] == ["COMPLETE"] * 3
+    assert {run.status for _, run in whole.runs} == {"FINISHED"}
+    full = oracle.read(tmp_path / "full")
     oracle.require_old_or_new(full, whole)
-    assert "RUNNING" in {trial.state for trial in full.trials.values()}
+    assert "RUNNING" in {trial.state for _, trial in full.trials}
     oracle.require_sound_checkpoints(tmp_path / "full")
     assert oracle.require_sound_checkpoints(tmp_path / "whole" / "artifacts") == 3

@@ -14,7 +14,18 @@ from fttune.tracking.delivery import Deliveries, Delivery, Unreachable
 from fttune.tracking.records import of_line
 from fttune.tracking.spool import CAUSE, REFUSED, Spool, spool_files
 from fttune.tracking.store import MlflowStore
-from fttune.training.events import Described, Entry, EpochEnded, Event, FileSaved, ModelSaved, RunClosed, RunOpened
+from fttune.training.events import (
+    STUDY_ID,
+    CheckpointExpired,
+    Described,
+    Entry,
+    EpochEnded,
+    Event,
+    FileSaved,
+    ModelSaved,
+    RunClosed,
+    RunOpened,
+)
 from tests.stored import history_of, runs_of
 
 EPOCHS = [EpochEnded(epoch, {"train/loss": 1 / epoch, "val/loss": 2 / epoch}, unix_ms=epoch) for epoch in (1, 2, 3)]
@@ -162,6 +173,19 @@ def test_files_of_a_run_that_another_spool_knows_stay(workspace: Workspace, targ
     sync(workspace)
     assert [folder.name for folder in workspace.runs.iterdir()] == ["s+1"]
     owned.release()
+
+
+def test_all_names_of_an_expired_file_go_so_that_its_room_is_free(workspace: Workspace, target: Target) -> None:
+    """A session that was killed between a run's end and the drop of its files left a second name of them."""
+    waiting = target.folder("pets/0")
+    waiting.mkdir(parents=True)
+    (waiting / "best.safetensors").write_text("12345")
+    opened = RunOpened("pets-0", "pets", tags={"fttune.kind": "trial", STUDY_ID: "abc"})
+    events = (opened, FileSaved(waiting / "best.safetensors", "checkpoint"), RunClosed("complete"))
+    MlflowStore(target.uri, artifacts=target.artifacts, locks=target.locks).write("pets/0", *events)
+    leave(target, ("pets/0", CheckpointExpired("pets", "abc", "retention.keep: best_3")))
+    assert [line.delivered for line in sync(workspace)] == [1]
+    assert [*workspace.mlruns.rglob("best.safetensors")] == []
 
 
 def test_dead_spools_are_delivered_by_one_command_at_a_time(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:

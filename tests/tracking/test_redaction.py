@@ -73,7 +73,7 @@ def test_tokens_are_known_by_their_shapes_wherever_they_stand(token: str) -> Non
         ("password: hunter2, step: 3", "password: ***, step: 3"),
         ("sqlite:////root/mlruns/mlflow.db", "sqlite:////root/mlruns/mlflow.db"),
         ("http://127.0.0.1:5000/a:b@c", "http://127.0.0.1:5000/a:b@c"),
-        ("a\x1b[31mred\x07 \u202egnp.exe\r\n\tx", "a\\x1b[31mred\\x07 \\u202egnp.exe\\x0d\n\tx"),
+        ("a\x1b[31mred\x07 \u202egnp.exe\r\n\tx", "a\\x1b[31mred\\x07 \\u202egnp.exe\\r\n\tx"),
         ("byte \udcff", "byte \\udcff"),
         ("Größe 5 µm, 猫", "Größe 5 µm, 猫"),
     ],

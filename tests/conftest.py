@@ -1,7 +1,10 @@
 """Fixtures that several rooms share."""
 
+import copy
 import shutil
+from collections.abc import Hashable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +19,31 @@ def empty_stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return empty_stores(tmp_path_factory.mktemp("stores"))
 
 
+@pytest.fixture(scope="session")
+def programs() -> Iterator[None]:
+    """Trace each architecture once; a net like it gets that program with its own weights. It takes each search 1 s."""
+    import torch
+
+    traced: dict[Hashable, torch.export.ExportedProgram] = {}
+    export = torch.export.export
+
+    def exported(net: torch.nn.Module, args: tuple[Any, ...], *more: Any, **named: Any) -> torch.export.ExportedProgram:
+        tensors = net.state_dict(keep_vars=True)
+        shapes = tuple((name, tensor.shape, tensor.dtype) for name, tensor in tensors.items())
+        key = (type(net), net.training, shapes, tuple(map(repr, (args, more, named))))
+        if key not in traced:
+            traced[key] = export(net, args, *more, **named)
+        program = copy.copy(traced[key])
+        program._state_dict = tensors
+        return program
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.export, "export", exported)
+        yield
+
+
 @pytest.fixture
-def workspace(tmp_path: Path, empty_stores: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def workspace(tmp_path: Path, empty_stores: Path, programs: None, monkeypatch: pytest.MonkeyPatch) -> Workspace:  # noqa: ARG001
     """A workspace in a temporary folder, which is also the current one, with empty stores."""
     for variable in ("MLFLOW_TRACKING_URI", "FTTUNE_MLRUNS", "FTTUNE_CACHE_GB"):
         monkeypatch.delenv(variable, raising=False)

@@ -1,13 +1,16 @@
-"""SIGINT and SIGTERM as the exception Interrupted, which is held back while it would do harm.
+"""SIGINT and SIGTERM as the exception Interrupted, which is held back while it would do harm; what a process died of.
 
 Signals are the whole process's, so this is the one module that keeps a state of its own. Standard library only.
 """
 
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fttune.errors import Interrupted
+
+CRASHES = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGSYS", "SIGTRAP", "SIGKILL"}
 
 
 class _Held:
@@ -42,3 +45,15 @@ def uninterrupted() -> Iterator[None]:
         if not _Held.depth and (signum := _Held.waiting) is not None:
             _Held.waiting = None
             raise Interrupted(signum)
+
+
+def cause_of_death(code: int) -> str | None:
+    """Return what a process died of that did not say that it ends, None when it was told to.
+
+    `code` is its exit code, that of a killed one minus the signal.
+    """
+    if code >= 0:
+        return f"ended amid its work with exit code {code}"
+    name = signal.Signals(-code).name
+    hint = " (out of memory, or kill -9)" if name == "SIGKILL" else ""
+    return f"killed by {name}{hint}" if name in CRASHES else None

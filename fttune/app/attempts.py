@@ -6,7 +6,7 @@ stores. What the recipe, the data or foreign code got wrong would only happen ag
 
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -36,6 +36,17 @@ class Watch(Protocol):
     def note(self, trials: Sequence[int], epochs: int = 0) -> None: ...
 
 
+class Tries(Protocol):
+    """What trials ask about their attempts, and tell of them, where they train. See `Attempts`."""
+
+    def at_work(self, numbers: Sequence[int]) -> AbstractContextManager[None]: ...
+    def reached(self, epochs: int) -> None: ...
+    def alone(self, number: int) -> bool: ...
+    def used_up(self, number: int) -> str | None: ...
+    def another(self, number: int, cause: str | None) -> bool: ...
+    def tags(self, number: int) -> dict[str, str]: ...
+
+
 @dataclass
 class Attempts:
     """The attempts at the trials of a study; after `retries` more than the first without progress there is no other."""
@@ -53,10 +64,15 @@ class Attempts:
         if self.watch is None:
             return
         if self.watch.cause is not None:
+            running = attempts.running(self.stored).intersection(self.watch.trials)
             together = len(self.watch.trials) > 1
-            for number in sorted(attempts.running(self.stored).intersection(self.watch.trials)):
-                self._note(number, FailedAttempt(self.watch.cause, self.watch.epochs, together))
+            self.died(sorted(running), self.watch.cause, epochs=self.watch.epochs, together=together)
         self.watch.note(())
+
+    def died(self, numbers: Sequence[int], cause: str, *, epochs: int, together: bool) -> None:
+        """Take note of what the process that was at work on trials died of, `epochs` into it."""
+        for number in numbers:
+            self._note(number, FailedAttempt(cause, epochs, together))
 
     @contextmanager
     def at_work(self, numbers: Sequence[int]) -> Iterator[None]:

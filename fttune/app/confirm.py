@@ -156,7 +156,7 @@ class _Confirming:
         return values
 
     def _inputs_of(self, recipe: Experiment) -> Inputs:
-        return shared_inputs(self.session, recipe, self.inputs, evaluation=self.study.evaluation)
+        return shared_inputs(self.session, self.study, recipe, self.inputs)
 
     def _stored_value(self, number: int, seed: int) -> float | None:
         name, tags = self.study.experiment.name, run_tags(self.stored, self._key(number, seed))
@@ -275,7 +275,7 @@ class _Confirming:
     def _probabilities(self, number: int, seed: int) -> torch.Tensor:
         """Return the probabilities (N, classes) that a candidate gives each test sample."""
         name, tags = self.study.experiment.name, run_tags(self.stored, self._key(number, seed))
-        checkpoint = self.session.uploader.ask(lambda store: store.find_checkpoint(name, tags))
+        checkpoint = self.session.checkpoint(name, tags)
         if checkpoint is None:
             raise BadInput(f"the checkpoint of {tags['fttune.run']} is not in MLflow; restore its artifacts")
         recipe = self.study.recipe(self.stored.get_trials(deepcopy=False)[number].params)

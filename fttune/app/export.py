@@ -100,7 +100,7 @@ def _checkpoint(study: Study, stored: "optuna.Study", number: int, workspace: Wo
 def _final(study: Study, stored: "optuna.Study", trial: int | None, workspace: Workspace) -> Path:
     tags = final_tags(stored, trial)
     with open_session(workspace, tracking_uri=study.tracking.uri, display=None) as session:
-        found = session.uploader.ask(lambda store: store.find_checkpoint(study.experiment.name, tags))
+        found = session.checkpoint(study.experiment.name, tags)
     if found is None:
         which = "" if trial is None else f" of trial {trial}"
         raise BadInput(f"study {study.name} has no final model{which}; train one with `fttune train --final`")

@@ -1,10 +1,11 @@
 """What every command that works shares: the workspace, the event log, and the uploader that drains it."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from fttune.config.workspace import Workspace
 from fttune.errors import FttuneError, Interrupted
@@ -15,6 +16,20 @@ from fttune.training.events import Entry, Event, EventLog, Notice
 INTERRUPTED_CLOSE_SECONDS = 20.0
 Display = Callable[[Entry], None]
 TRACKING = "tracking"  # whose notices are about MLflow
+
+
+class Desk(Protocol):
+    """What trainings need of the command that they belong to, which may run in another process. See `Session`."""
+
+    @property
+    def workspace(self) -> Workspace: ...
+    def notice(self, run: str, text: str) -> None: ...
+    def emit(self, run: str, event: Event, *, owner: str | None = None) -> None: ...
+    def files_of(self, run: str) -> Path: ...
+    def states_of(self, run: str) -> Path: ...
+    def deliver(self) -> None: ...
+    def settle(self) -> None: ...
+    def checkpoint(self, experiment: str, tags: Mapping[str, str]) -> Path | None: ...
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,13 @@ class Session:
     def settle(self) -> None:
         """Wait until MLflow has all of it, unless it does not answer."""
         self.uploader.flush()
+
+    def checkpoint(self, experiment: str, tags: Mapping[str, str]) -> Path | None:
+        """Return the best checkpoint of an experiment's newest finished run with these tags; None if it is gone.
+
+        Raises StoreError, TrackingFailed or CannotWrite as `Uploader.ask` does.
+        """
+        return self.uploader.ask(lambda store: store.find_checkpoint(experiment, tags))
 
     def tell(self) -> None:
         """Tell people what became of what was logged."""

@@ -88,7 +88,7 @@ def is_finished(stored: "optuna.Study") -> bool:
 def checkpoint_of(session: Session, study: Study, stored: "optuna.Study", number: int) -> Path | None:
     """Return `best.safetensors` of a complete trial, from MLflow; None when it is gone."""
     tags = run_tags(stored, f"{stored.study_name}/{number}")
-    return session.uploader.ask(lambda store: store.find_checkpoint(study.experiment.name, tags))
+    return session.checkpoint(study.experiment.name, tags)
 
 
 def lost_checkpoint(session: Session, study: Study, stored: "optuna.Study", number: int) -> str:

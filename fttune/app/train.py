@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from fttune.app.depths import boundaries
 from fttune.app.provenance import provenance
 from fttune.app.room import prepare_disk
-from fttune.app.session import Display, Session, open_session
-from fttune.config import Experiment, load_experiment
+from fttune.app.session import Desk, Display, Session, open_session
+from fttune.config import Experiment, Study, load_experiment
 from fttune.config.data import CrossValidation
 from fttune.config.fingerprint import digest, experiment_identity
 from fttune.config.load import find_experiment
@@ -105,7 +106,7 @@ def own_run(session: Session, key: str) -> Iterator[str]:
 
 
 def prepare_in(
-    session: Session,
+    session: Desk,
     experiment: Experiment,
     *,
     evaluation: CrossValidation | None = None,
@@ -132,18 +133,21 @@ def inputs_key(experiment: Experiment) -> str:
     return experiment.model_dump_json(include={"data", "backbone"})
 
 
-def shared_inputs(
-    session: Session, experiment: Experiment, known: dict[str, Inputs], *, evaluation: CrossValidation | None
-) -> Inputs:
-    """Return a recipe's inputs: those of `known` where they are there; new ones join it and share its device images."""
+def shared_inputs(session: Desk, study: Study, experiment: Experiment, known: dict[str, Inputs]) -> Inputs:
+    """Return the inputs of a recipe of a study, whose activations are kept wherever the study can cut.
+
+    Those of `known` where they are there; new ones join it and share its device images.
+    """
     key = inputs_key(experiment)
     if key not in known:
         first = next(iter(known.values()))
-        known[key] = replace(prepare_in(session, experiment, evaluation=evaluation), on_device=first.on_device)
-    return known[key]
+        known[key] = replace(prepare_in(session, experiment, evaluation=study.evaluation), on_device=first.on_device)
+    inputs = known[key]
+    inputs.workbench.activations.wanted = boundaries(study, len(inputs.stages(experiment)))
+    return inputs
 
 
-def _checkpoint_of(session: Session, name: str, before: tuple[str, ...]) -> Path:
+def _checkpoint_of(session: Desk, name: str, before: tuple[str, ...]) -> Path:
     """Return the best checkpoint of the finished run of an experiment as its file stands, trained now if need be."""
     if name in before:
         raise BadInput(f"backbone.weights: experiments wait for each other: {' -> '.join((*before, name))}")
@@ -152,18 +156,18 @@ def _checkpoint_of(session: Session, name: str, before: tuple[str, ...]) -> Path
     wanted = {"fttune.kind": "train", "fttune.fingerprint": fingerprint_of(source, inputs)}
     private_folder(session.workspace.locks)
     with FileLock(session.workspace.locks / f"experiment-{name}.lock"):
-        found = session.uploader.ask(lambda store: store.find_checkpoint(name, wanted))
+        found = session.checkpoint(name, wanted)
         if found is None:
             session.notice(name, f"experiment {name} has no finished run yet: training it first")
             check_recipe(source, inputs)
             _train_in(session, source, inputs, run=f"train/{name}/{wanted['fttune.fingerprint'][:12]}", reopen=True)
-            found = session.uploader.ask(lambda store: store.find_checkpoint(name, wanted))
+            found = session.checkpoint(name, wanted)
     assert found is not None, "the run was just delivered"
     return found
 
 
 def _train_in(
-    session: Session, experiment: Experiment, inputs: Inputs, *, run: str, reopen: bool = False
+    session: Desk, experiment: Experiment, inputs: Inputs, *, run: str, reopen: bool = False
 ) -> FineTuneResult:
     tags = {"fttune.kind": "train", "fttune.fingerprint": fingerprint_of(experiment, inputs)}
     tags |= provenance(session.workspace.root, inputs)
@@ -176,7 +180,7 @@ def _train_in(
 
 
 def tracked(
-    session: Session,
+    session: Desk,
     run: str,
     opened: RunOpened,
     recipe: Experiment,
@@ -192,7 +196,7 @@ def tracked(
     states = session.states_of(run)  # there as long as the run may go on
     try:
         private_folder(states)
-        session.log.append(run, opened)
+        session.emit(run, opened)
         result = train(
             emit=lambda event: session.emit(run, event, owner=owner),
             checkpoints=CheckpointFolder(session.files_of(run), states=states),
@@ -205,7 +209,7 @@ def tracked(
         closed = RunClosed(_STATES.get(type(error), "failed"), {"fttune.cause": str(error)})
         raise
     finally:
-        session.log.append(run, closed)
+        session.emit(run, closed)
         if closed.state != "interrupted":
             shutil.rmtree(states, ignore_errors=True)
     session.deliver()

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
 
-from fttune.app.attempts import Attempts, ended_by, write_traceback
-from fttune.app.depths import boundaries
-from fttune.app.session import Session
+from fttune.app.attempts import Tries, ended_by, write_traceback
+from fttune.app.session import Desk
 from fttune.app.states import States
 from fttune.app.train import inputs_key, result_metrics, shared_inputs
 from fttune.config import Experiment, Study
@@ -52,11 +51,11 @@ class Trials:
     """
 
     study: Study
-    session: Session
+    session: Desk
     name: str
     id: str
     inputs: dict[str, Inputs]
-    attempts: Attempts
+    attempts: Tries
     costs: Costs = field(default_factory=Costs)
     _begins: dict[tuple[int, int], Begin] = field(default_factory=dict)
     _ended: dict[int, Outcome] = field(default_factory=dict)
@@ -298,9 +297,7 @@ class Trials:
         return flatten(dict(asked.values)) if recipe is None else recipe.params()
 
     def _inputs_of(self, experiment: Experiment) -> Inputs:
-        inputs = shared_inputs(self.session, experiment, self.inputs, evaluation=self.study.evaluation)
-        inputs.workbench.activations.wanted = boundaries(self.study, len(inputs.stages(experiment)))
-        return inputs
+        return shared_inputs(self.session, self.study, experiment, self.inputs)
 
     def _open(self, asked: Asked, params: dict[str, object]) -> None:
         tags = {"fttune.kind": "trial", "fttune.study": self.name, "fttune.trial": str(asked.number), STUDY_ID: self.id}

@@ -16,9 +16,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from fttune.interruption import cause_of_death
+
 # How the parent passes an order on: a terminal sends its own to the child as well, and one order must not count twice.
 PASSED_ON = {signal.SIGINT: signal.SIGUSR1, signal.SIGTERM: signal.SIGUSR2}
-CRASHES = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGSYS", "SIGTRAP", "SIGKILL"}
 MAX_DEATHS_OUTSIDE = 10  # of one command, while no trial was at work: something else is broken
 BOARD_BYTES = 2**20
 OOM_SCORE = "500"  # adds half of the machine's memory to what the kernel takes the child to use
@@ -104,7 +105,8 @@ class _Parent:
         watch, outside = Watch(self._board), 0
         while self._fork():
             code = self._wait()
-            cause = _cause(code)
+            ordered = code in {128 + order for order in PASSED_ON}
+            cause = None if ordered else cause_of_death(code)
             if self._orders or self._board.ended or cause is None:
                 _leave(128 + self._orders[0] if self._orders and code < 0 else code)
             found = self._board.read()
@@ -157,16 +159,6 @@ class _Parent:
         if self._child is not None:
             with suppress(ProcessLookupError):
                 os.kill(self._child, PASSED_ON[signal.Signals(order)] if len(self._orders) == 1 else signal.SIGKILL)
-
-
-def _cause(code: int) -> str | None:
-    """Return what a child died of that did not say that it ends, None when it was told to stop."""
-    if code >= 0:
-        ordered = code in {128 + order for order in PASSED_ON}
-        return None if ordered else f"ended amid its work with exit code {code}"
-    name = signal.Signals(-code).name
-    hint = " (out of memory, or kill -9)" if name == "SIGKILL" else ""
-    return f"killed by {name}{hint}" if name in CRASHES else None
 
 
 def _leave(code: int) -> None:

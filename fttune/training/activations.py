@@ -31,7 +31,7 @@ BATCH = 64
 TIMED = 4  # images: enough to tell cheap stages from dear ones
 MEMORY_SHARE = 0.25  # of the machine's
 DEVICE_SHARE = 0.25  # of the device's memory that would be free without activations; images take more
-_FORMAT = "fttune-activations-1"
+_FORMAT = "fttune-activations-2"
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Prefix:
     device: torch.device
     images: Callable[[Part, Tensor], Tensor]
 
-    def array_key(self, part: Part, boundary: int) -> str:
-        """Return the name under which a split's activations are kept."""
-        return f"activations/{_digest(self._content, part.key)}-{boundary}"
+    def array_key(self, part: Part, boundary: int, *, folds: bool = False) -> str:
+        """Return the name under which a split's activations are kept, and those of a folded model beside them."""
+        return f"activations/{_digest(self._content, part.key)}-{boundary}{'f' if folds else ''}"
 
     @cached_property
     def _content(self) -> str:
@@ -60,7 +60,8 @@ class Prefix:
 class Kept:
     """Activations (N, ...) after the first `boundary` stages: an array in host memory, or a tensor on the device.
 
-    A tensor lies there as (N, H, W, C) where the stages give (N, C, H, W) with the channels last in memory.
+    With `channels_last` the stages give (N, C, H, W) with the channels last in memory; a tensor lies there as
+    (N, H, W, C), an array as (N, C, H, W) all the same.
     """
 
     boundary: int
@@ -83,6 +84,9 @@ class Activations:
     A device that has memory of its own comes first: computing anew there takes less than reading from a disk.
     `free_bytes` tells how much of that is free. When it computes some, it keeps those at the boundaries named in
     `wanted` too, the most useful ones first: by the time that they save per byte. `notices` are to be shown to users.
+
+    What is computed is a function of the prefix, the images and `wanted`, to the last bit, whatever was there before:
+    a process that was killed amid a pass leaves any part of it.
     """
 
     def __init__(
@@ -113,19 +117,29 @@ class Activations:
         None where nothing can be kept. They are computed now if they are not there, with the model in evaluation mode,
         in which it stays.
         """
-        nearest = self._nearest(prefix, part, boundary)
-        missing = boundary > (nearest.boundary if nearest else 0)
-        if not missing or prefix.array_key(part, boundary) in self._without_room:
+        folds = self._folds(prefix, boundary)
+        nearest = self._nearest(prefix, part, boundary, folds=folds)
+        begin = nearest.boundary if nearest else 0
+        if boundary <= begin or prefix.array_key(part, boundary, folds=folds) in self._without_room:
             return nearest
         prefix.backbone.module.eval()
         with torch.no_grad():
-            begin = nearest.boundary if nearest else 0
             numbers = sorted({number for number in (*self.wanted, boundary) if begin < number <= boundary})
-            self._compute(_Pass(tuple(numbers), prefix, part, nearest, self._at_once))
-        return self._nearest(prefix, part, boundary)
+            self._compute(_Pass(tuple(numbers), prefix, part, nearest, self._at_once, folds))
+        return self._nearest(prefix, part, boundary, folds=folds)
 
-    def _nearest(self, prefix: Prefix, part: Part, boundary: int) -> Kept | None:
-        found = (self._kept.get(prefix.array_key(part, number)) for number in range(boundary, 0, -1))
+    def _folds(self, prefix: Prefix, boundary: int) -> bool:
+        """Return whether a faster model, which computes the same up to rounding, makes the activations.
+
+        Only where heads alone train on them: stages that train on top would amplify that, norms in training mode above
+        all. It takes no part of what the model itself has made.
+        """
+        heads = {*self.wanted, boundary} == {len(prefix.backbone.cut.stages)}
+        return heads and prefix.device.type == "cpu"
+
+    def _nearest(self, prefix: Prefix, part: Part, boundary: int, *, folds: bool) -> Kept | None:
+        numbers = (boundary,) if folds else range(boundary, 0, -1)
+        found = (self._kept.get(prefix.array_key(part, number, folds=folds)) for number in numbers)
         return next((kept for kept in found if kept is not None), None)
 
     def _room_on(self, device: torch.device) -> int:
@@ -158,7 +172,7 @@ class Activations:
             self._memory -= sum(offers[number].nbytes for number in chosen)
         self._kept |= way.keep(chosen, obtain)
         if boundary not in chosen:
-            self._without_room.add(way.prefix.array_key(way.part, boundary))
+            self._without_room.add(way.key(boundary))
 
 
 @dataclass(frozen=True)
@@ -174,7 +188,7 @@ class _Offer:
 class _Pass:
     """A pass of one split to some boundaries, in order, after the `nearest` of which activations are kept already.
 
-    `at_once` is how many images pass together.
+    `at_once` is how many images pass together, `folds` whether through a folded model.
     """
 
     numbers: tuple[int, ...]
@@ -182,26 +196,30 @@ class _Pass:
     part: Part
     nearest: Kept | None
     at_once: BatchLimit
+    folds: bool
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The model, or where only heads train on what it computes, a faster one that computes the same up to rounding.
-
-        Stages that train on top would amplify that: norms in training mode, above all on small batches.
-        """
-        last = len(self.prefix.backbone.cut.stages)
-        if self.prefix.device.type != "cpu" or self.numbers != (last,):
+        """The model that computes the activations."""
+        if not self.folds:
             return self.prefix.backbone
-        x = self.start(torch.arange(1))
-        return folded(self.prefix.backbone, lambda backbone: _pieces(backbone, x, self.begin, self.numbers)[last])
+        x, (last,) = self.start(torch.arange(1)), self.numbers
+        return folded(self.prefix.backbone, lambda backbone: _pieces(backbone, x, self.begin, [last])[last])
+
+    def key(self, boundary: int) -> str:
+        """Return the name under which the activations at a boundary are kept."""
+        return self.prefix.array_key(self.part, boundary, folds=self.folds)
 
     @property
     def begin(self) -> int:
         return self.nearest.boundary if self.nearest else 0
 
     def start(self, rows: Tensor) -> Tensor:
-        """Return the rows as they are where the pass begins."""
-        return self.nearest.batch(rows, self.prefix.device) if self.nearest else self.prefix.images(self.part, rows)
+        """Return the rows as they are where the pass begins, in memory too: kernels differ by that, in last bits."""
+        if self.nearest is None:
+            return self.prefix.images(self.part, rows)
+        x = self.nearest.batch(rows, self.prefix.device)
+        return x.contiguous(memory_format=torch.channels_last) if self.nearest.channels_last else x
 
     def offers(self, count: int) -> dict[int, _Offer]:
         """Return what each boundary offers, from so many images."""
@@ -230,11 +248,11 @@ class _Pass:
             for number, piece in self._batch(sorted(chosen), first, size).items():
                 rows = kept[number].values[first : first + size]
                 rows[:] = piece.permute(0, 2, 3, 1) if kept[number].channels_last else piece
-        return {self.prefix.array_key(self.part, number): made for number, made in kept.items()}
+        return {self.key(number): made for number, made in kept.items()}
 
     def keep(self, chosen: Mapping[int, _Offer], obtain: Obtain) -> dict[str, Kept]:
         """Compute the activations at the chosen boundaries in one pass; return them by their names."""
-        keys = {number: self.prefix.array_key(self.part, number) for number in chosen}
+        keys = {number: self.key(number) for number in chosen}
         samples = len(self.part.images)
         specs = {keys[n]: Spec((samples, *offer.row.shape[1:]), _numpy(offer.row).dtype) for n, offer in chosen.items()}
 
@@ -248,7 +266,11 @@ class _Pass:
                 first += len(pieces[min(chosen)])
 
         stored = obtain(specs, fill) if specs else {}
-        return {key: Kept(number, chosen[number].row.dtype, stored[key].array) for number, key in keys.items()}
+        rows = {number: offer.row for number, offer in chosen.items()}
+        return {
+            key: Kept(number, rows[number].dtype, stored[key].array, _has_channels_last(rows[number]))
+            for number, key in keys.items()
+        }
 
     def _batch(self, numbers: Sequence[int], first: int, size: int) -> dict[int, Tensor]:
         """Return what `size` images from the row `first` on are at some boundaries; at the end there are fewer."""
@@ -258,9 +280,13 @@ class _Pass:
 
 def _room_like(boundary: int, row: Tensor, samples: int) -> Kept:
     """Return room for the activations of all samples, where that of one (1, ...) is. Raises OutOfMemoryError."""
-    last = row.dim() == 4 and row.is_contiguous(memory_format=torch.channels_last) and not row.is_contiguous()
+    last = _has_channels_last(row)
     shape = row.permute(0, 2, 3, 1).shape if last else row.shape
     return Kept(boundary, row.dtype, row.new_empty((samples, *shape[1:])), last)
+
+
+def _has_channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _pieces(backbone: Backbone, x: Tensor, begin: int, numbers: Iterable[int]) -> dict[int, Tensor]:

@@ -63,11 +63,31 @@ def test_one_pass_keeps_all_that_the_study_can_cut_at(run, stages_run):
 
 def test_a_deeper_boundary_begins_at_the_shallower_one(run, stages_run):
     activations, train = Activations(), run.inputs.data.train
+    activations.wanted = frozenset({2, 4})
     activations.deepest(run.prefix, train, 2)
     stages_run.clear()
     kept = activations.deepest(run.prefix, train, 4)
     assert set(stages_run) == {"layer2", "layer3"}
     assert torch.allclose(values(kept), expected(run, 4), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wanted", [{2, 3, 4}, {4}])
+@pytest.mark.parametrize("left", [(), (2,), (3,), (2, 3), (4,)])
+def test_what_a_killed_process_left_changes_no_bit(left, wanted, run, tmp_path):
+    train, cache = run.inputs.data.train, ArrayCache(tmp_path / "arrays")
+
+    def found(*boundaries: int) -> list[torch.Tensor]:
+        activations = Activations(cache)
+        activations.wanted = frozenset(wanted)
+        return [values(activations.deepest(run.prefix, train, boundary)) for boundary in boundaries]
+
+    (last,) = found(4)
+    for file in (tmp_path / "arrays").rglob("*.npy"):
+        if int(file.stem.rpartition("-")[2].rstrip("f")) not in left:
+            file.unlink()
+    order = sorted({*wanted} - {4}) + [4]
+    assert torch.equal(found(*order)[-1], last)
+    assert torch.equal(found(4)[0], last)
 
 
 def test_what_does_not_fit_is_not_kept_and_the_nearest_before_it_is_used(run, stages_run):

@@ -149,5 +149,5 @@ class Interrupted(BaseException):
     """SIGINT or SIGTERM arrived; the same command continues the work."""
 
     def __init__(self, signum: int) -> None:
-        self.exit_code = 128 + signum
+        self.signum, self.exit_code = signum, 128 + signum
         super().__init__(signum)

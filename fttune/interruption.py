@@ -4,12 +4,14 @@ Signals are the whole process's, so this is the one module that keeps a state of
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fttune.errors import Interrupted
 
+REPEAT_SECONDS = 0.01
 CRASHES = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGSYS", "SIGTRAP", "SIGKILL"}
 
 
@@ -45,6 +47,21 @@ def uninterrupted() -> Iterator[None]:
         if not _Held.depth and (signum := _Held.waiting) is not None:
             _Held.waiting = None
             raise Interrupted(signum)
+
+
+def raise_dropped_again() -> None:
+    """Raise an Interrupted again that Python drops: what is raised in a destructor or a weak reference's callback."""
+    show = sys.unraisablehook
+
+    def unraisable(dropped: "sys.UnraisableHookArgs") -> None:
+        if isinstance(dropped.exc_value, Interrupted):
+            signum = dropped.exc_value.signum
+            signal.signal(signal.SIGALRM, lambda *_: interrupt(signum))
+            signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
+        else:
+            show(dropped)
+
+    sys.unraisablehook = unraisable
 
 
 def cause_of_death(code: int) -> str | None:

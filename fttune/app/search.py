@@ -13,9 +13,12 @@ from fttune.app.provenance import provenance
 from fttune.app.retention import Retained
 from fttune.app.room import prepare_disk
 from fttune.app.session import TRACKING, Display, Session, open_session, settled
+from fttune.app.states import States
 from fttune.app.studies import CLOSED, checkpoint_of, identity_of, is_finished, lost_checkpoint
 from fttune.app.train import inputs_key, prepare_in
 from fttune.app.trials import Trials
+from fttune.app.worker import Job
+from fttune.app.workers import Driver, processes, worker_count
 from fttune.config import Experiment, Study
 from fttune.config.depth import DEPTH, resolved_depth
 from fttune.config.distributions import Categorical
@@ -28,6 +31,7 @@ from fttune.errors import BadInput, FttuneError, Interrupted, TrackingFailed
 from fttune.files import second_name
 from fttune.report.folds import write_folds
 from fttune.searching import Asked, Outcome
+from fttune.searching.workers import Workers
 from fttune.training import Costs, Inputs, check_recipe, choose_device, library_versions
 from fttune.training.events import STUDY_ID, FileSaved, ModelSaved, RunClosed, RunOpened, StudyProgress
 from fttune.training.training import monitored
@@ -85,8 +89,10 @@ def search(
                 own = {inputs_key(study.experiment): inputs}
                 study_id = str(stored.user_attrs[searching.ID])
                 attempts = Attempts(stored, study.retries, watch)
-                trials = Trials(study, session, stored.study_name, study_id, own, attempts, _costs(session, stored))
-                _Search(study, session, stored, trials, retained).run(identity)
+                states = States(session.states_of(stored.study_name), study.batch)
+                costs = _costs(session, stored)
+                trials = Trials(study, session, stored.study_name, study_id, own, attempts, states, costs)
+                _Search(study, session, stored, trials, attempts, retained).run(identity)
     return stored
 
 
@@ -174,6 +180,7 @@ class _Search:
     session: Session
     stored: "optuna.Study"
     trials: Trials
+    attempts: Attempts
     retained: Retained
     done: int = 0
     best: float | None = None
@@ -194,14 +201,7 @@ class _Search:
             self.done = searching.counted(self.stored)
             self.best = next((trial.values[0] for trial in searching.ranked(self.stored)), None)
             self._report_progress()
-            searching.search(
-                self.study,
-                self.stored,
-                searching.Inline(self._trial),
-                together=self.trials.together,
-                abandon=self.trials.abandon,
-                reuse=self._reuse,
-            )
+            self._run_trials()
             self.trials.states.drop()
             best = searching.ranked(self.stored)
             closed = self._crown(best[0]) if best else RunClosed("complete")
@@ -215,6 +215,29 @@ class _Search:
             self.trials.close()
             self.session.log.append(parent, closed)
         self._remember_closed(best)
+
+    def _run_trials(self) -> None:
+        """Run the trials, here or in workers, which are ended however that ends."""
+        device = choose_device(self.study.experiment.training).device.type
+        if (count := worker_count(self.study, device)) == 1:
+            executor: searching.Executor = searching.Inline(self._trial)
+            abandon = self.trials.abandon
+        else:
+            job = Job(self.study, self.session.workspace, self.trials.name, self.trials.id)
+            driver = Driver(self.trials, self.session, self.attempts, self._report_end)
+            stalled = 60 * self.study.stalled_minutes
+            start = processes(job, count=count, device=device)
+            executor = Workers(start, driver, count=count, stalled_seconds=stalled, shares=self.trials.shares)
+            abandon = driver.abandon
+        together, reuse = self.trials.together, self._reuse
+        interrupted = False
+        try:
+            searching.search(self.study, self.stored, executor, together=together, abandon=abandon, reuse=reuse)
+        except (Interrupted, KeyboardInterrupt):
+            interrupted = True
+            raise
+        finally:
+            executor.close(interrupted=interrupted)
 
     def _compare_environment(self) -> None:
         """Say once when library versions or the device are not those that the study was begun with."""
@@ -242,6 +265,10 @@ class _Search:
         if outcome.state != "paused":
             self._report_progress(outcome)
         return outcome
+
+    def _report_end(self, outcome: Outcome) -> None:
+        self.retained.update()
+        self._report_progress(outcome)
 
     def _reuse(self, asked: Asked, outcome: Outcome, twin: int) -> None:
         self.trials.reuse(asked, outcome, twin)

@@ -29,18 +29,21 @@ class States:
         With `anew` also what lies under its own number: it is from before the stores were deleted.
         """
         while self._ended:
-            self._drop(self._ended.pop())
+            self.forget(self._ended.pop())
         if anew:
-            self._drop(number)
-        if (block := number // self.batch) != self._block:
-            for folder in self._blocks.glob("*"):
-                if folder.name != str(block):
-                    shutil.rmtree(folder, ignore_errors=True)
-        self._block = block
+            self.forget(number)
+        self._drop_other_cohorts(number // self.batch)
 
     def end(self, number: int) -> None:
         """Let a trial's folder go once another one begins."""
         self._ended.append(number)
+
+    def keep_block(self, number: int) -> None:
+        """Drop the folders of trials before the block of trial `number`, and of other blocks' cohorts."""
+        self._drop_other_cohorts(number // self.batch)
+        for folder in self.folder.glob("[0-9]*"):
+            if int(folder.name) < number // self.batch * self.batch:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def drop(self, *, but: Collection[int] = ()) -> None:
         """Drop all folders, those of these trials and their cohorts excepted."""
@@ -50,9 +53,17 @@ class States:
         if not but:
             shutil.rmtree(self._blocks, ignore_errors=True)
 
+    def _drop_other_cohorts(self, block: int) -> None:
+        if block != self._block:
+            for folder in self._blocks.glob("*"):
+                if folder.name != str(block):
+                    shutil.rmtree(folder, ignore_errors=True)
+        self._block = block
+
     @property
     def _blocks(self) -> Path:
         return self.folder / "blocks"
 
-    def _drop(self, number: int) -> None:
+    def forget(self, number: int) -> None:
+        """Drop the folder of a trial."""
         shutil.rmtree(self.of(number), ignore_errors=True)

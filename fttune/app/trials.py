@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import chain
 
 from fttune.app.attempts import Tries, ended_by, write_traceback
@@ -47,7 +47,8 @@ class Trials:
     """The trials of one generation of a study, called `name` in the stores, `id` its own there.
 
     `inputs` keeps the images and weights that trials share, by what of a recipe decides about them, `attempts` which
-    attempts at trials failed, `costs` what recipes cost, where that is an objective.
+    attempts at trials failed, `states` what trials go on from after a crash, `costs` what recipes cost, where that is
+    an objective.
     """
 
     study: Study
@@ -56,15 +57,11 @@ class Trials:
     id: str
     inputs: dict[str, Inputs]
     attempts: Tries
+    states: States
     costs: Costs = field(default_factory=Costs)
     _begins: dict[tuple[int, int], Begin] = field(default_factory=dict)
     _ended: dict[int, Outcome] = field(default_factory=dict)
     _paused: dict[int, tuple[Asked, Fit]] = field(default_factory=dict)
-
-    @cached_property
-    def states(self) -> States:
-        """What its trials go on from after a crash."""
-        return States(self.session.states_of(self.name), self.study.batch)
 
     def run(self, asked: Asked) -> Outcome:
         """Run one trial, or go on with one that paused. All that it logged is on disk before this returns its end.
@@ -86,6 +83,11 @@ class Trials:
                 if (key := cohort_key(experiment, self._inputs_of(experiment).stages(experiment))) is not None:
                     return inputs_key(experiment), key
         return asked.number
+
+    def shares(self, asked: Asked) -> Hashable:
+        """Return what trials agree on that can use the same activations."""
+        recipe = self._recipe(asked)
+        return None if recipe is None else (inputs_key(recipe), recipe.freeze.unfrozen_stages)
 
     def close(self) -> None:
         """Close the runs of trials that wait to go on, as interrupted; what they go on from is kept."""
@@ -198,14 +200,14 @@ class Trials:
             return Outcome("out_of_memory", cause=str(error)), closed
         except (Exception, SystemExit) as error:  # noqa: BLE001 (the trial boundary: recorded, the search goes on)
             with suppress(OSError):  # a full disk may be what it is about
-                emit(FileSaved(write_traceback(self.session.files_of(self._key(asked)), error), ""))
+                emit(FileSaved(write_traceback(self.session.files_of(self.key(asked.number)), error), ""))
             return ended_by(error)
 
     @memory_errors_told()
     def _fitted(self, asked: Asked, experiment: Experiment, begin: Begin, emit: Emit) -> FineTuneResult | None:
         """Train, or go on where the trial paused; return None when it pauses."""
         _, fit = self._paused.pop(asked.number, (asked, None))
-        files = CheckpointFolder(self.session.files_of(self._key(asked)), states=self.states.of(asked.number))
+        files = CheckpointFolder(self.session.files_of(self.key(asked.number)), states=self.states.of(asked.number))
         fit = fit or Fit(begin(), emit=emit, checkpoints=files)
         result = fit.go_on(lambda ended: self._judge(asked, experiment, ended))
         if result is None:
@@ -220,7 +222,7 @@ class Trials:
         for fold, begin in enumerate(begins, start=1):
             own = f"fold-{fold}"
             states = self.states.of(asked.number) / own
-            files = CheckpointFolder(self.session.files_of(self._key(asked)) / own, states=states, keeps_end=True)
+            files = CheckpointFolder(self.session.files_of(self.key(asked.number)) / own, states=states, keeps_end=True)
             results.append(finish(begin(), emit=in_fold(emit, fold), checkpoints=files))
             emit(fold_ended(results[-1], fold))
             value = results[-1].value
@@ -324,10 +326,11 @@ class Trials:
     def _log(self, asked: Asked, event: Event) -> None:
         if isinstance(event, EpochEnded):
             self.attempts.reached(event.epoch)
-        self.session.emit(self._key(asked), event, owner=self.name)
+        self.session.emit(self.key(asked.number), event, owner=self.name)
 
-    def _key(self, asked: Asked) -> str:
-        return f"{self.name}/{asked.number}"
+    def key(self, number: int) -> str:
+        """Return the key of a trial's run."""
+        return f"{self.name}/{number}"
 
 
 def _rest(asked: Asked) -> list[Asked]:

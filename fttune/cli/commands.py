@@ -52,6 +52,9 @@ def search(
     file: Path,
     overrides: Set = None,
     new: Annotated[bool, typer.Option("--new", help="Begin a fresh generation beside the stored study.")] = False,
+    workers: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Processes that train; auto: one for each GPU.")
+    ] = None,
     plugins: Plugins = None,
     mlruns: Mlruns = None,
     cache_gb: CacheGb = None,
@@ -63,7 +66,7 @@ def search(
     with supervised() as watch:
         from fttune.config import load_study
 
-        study = load_study(file, overrides or [])
+        study = load_study(file, [*(overrides or []), *([f"workers={workers}"] if workers else [])])
         from fttune.app.search import search as run
         from fttune.display import display
 

@@ -4,8 +4,6 @@ import typer
 
 from fttune.cli.app import app
 
-REPEAT_SECONDS = 0.01
-
 
 def main() -> None:
     """Run the command line: errors as one message, exit 0 ok, 1 failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
@@ -38,16 +36,12 @@ def _install_signal_handlers() -> None:
 
     Where a parent passes them on, as signals of their own, a terminal sends each to both: one order may come in two
     ways, but two in the same way are two orders.
-    Python drops what is raised in a destructor or a weak reference's callback. An interruption that was raised there is
-    raised again.
     """
     import os
     import signal
-    import sys
 
     from fttune import interruption
     from fttune.cli.supervisor import PASSED_ON
-    from fttune.errors import Interrupted
 
     direct: list[int] = []
     passed_on: list[int] = []
@@ -61,18 +55,6 @@ def _install_signal_handlers() -> None:
         if len(direct) + len(passed_on) == 1:
             interruption.interrupt(way[0])
 
-    def again(_signum: int, _frame: object) -> None:
-        interruption.interrupt([*direct, *passed_on][0])
-
-    show = sys.unraisablehook
-
-    def unraisable(dropped: "sys.UnraisableHookArgs") -> None:
-        if isinstance(dropped.exc_value, Interrupted):
-            signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
-        else:
-            show(dropped)
-
-    sys.unraisablehook = unraisable
-    signal.signal(signal.SIGALRM, again)
+    interruption.raise_dropped_again()
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, interrupt)

@@ -15,7 +15,7 @@ from fttune.config.distributions import Categorical, Choice, Distribution, Float
 from fttune.config.experiment import Experiment
 from fttune.config.known import one_of, shown
 from fttune.config.problems import raise_if_any
-from fttune.config.sections import COSTS, NAME, VAL_METRICS, Line, Section, Seed, broken, val_metric
+from fttune.config.sections import COSTS, MEMORY, NAME, SECONDS, VAL_METRICS, Line, Section, Seed, broken, val_metric
 from fttune.config.space import Space
 from fttune.config.study_rules import study_problems
 from fttune.config.urls import SERVERS, STORES, require_kind
@@ -171,7 +171,8 @@ class Study(Section):
 
     `metrics` are several objectives, in place of `metric` and `direction`; these are then those of the first one, which
     chooses the best epoch and is what a pruner watches. `retries` bounds how often a trial begins anew after failures
-    that are not its recipe's. `name` is the stem of its file; it is not a YAML field.
+    that are not its recipe's. `workers` are the processes that train, `auto` one for each GPU; one without progress for
+    `stalled_minutes` is ended. `name` is the stem of its file; it is not a YAML field.
 
     Raises:
         pydantic.ValidationError: a field or a rule between fields is broken (files: `load_study`).
@@ -191,6 +192,8 @@ class Study(Section):
     confirm: Confirm = Field(default=Confirm(), exclude=True)
     retention: Retention = Field(default=Retention(), exclude=True)
     retries: int = Field(default=2, ge=0, exclude=True)
+    workers: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(default=1, exclude=True)
+    stalled_minutes: float = Field(default=60.0, gt=0, exclude=True)
     storage: Store | None = Field(default=None, exclude=True)
     tracking: Tracking = Field(default=Tracking(), exclude=True)
     name: str = Field(default="study", exclude=True, pattern=NAME)
@@ -238,6 +241,16 @@ class Study(Section):
         if not folds and pruner.type == "wilcoxon":
             raise broken("wilcoxon compares folds; set evaluation.folds, or use median")
         return pruner
+
+    @field_validator("workers")
+    @classmethod
+    def _measured_alone(cls, workers: int | str, info: ValidationInfo) -> int | str:
+        measured = [one.name for one in info.data.get("metrics") or () if one.name in (SECONDS, MEMORY)]
+        if measured and workers != 1:
+            raise broken(
+                f"must be 1 with {' and '.join(measured)}, which are measured with nothing beside, got {workers}"
+            )
+        return workers
 
     @model_validator(mode="after")
     def _rules(self) -> "Study":

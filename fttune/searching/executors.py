@@ -58,11 +58,15 @@ class Handle:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial has ended, or has paused; an event of an older attempt than the last one submitted is to be ignored."""
+    """A trial has ended, or has paused; an event of an older attempt than the last one submitted is to be ignored.
+
+    `seconds` is how long it was at work, where others are at the same time; else the search knows.
+    """
 
     number: int
     attempt: int
     outcome: Outcome
+    seconds: float | None = None
 
 
 class Executor(Protocol):
@@ -84,8 +88,8 @@ class Executor(Protocol):
         """Return how many trials can run at the same time."""
         ...
 
-    def close(self) -> None:
-        """Give back whatever is held; submitted trials are dropped."""
+    def close(self, *, interrupted: bool = False) -> None:
+        """Give back whatever is held; submitted trials are dropped, with `interrupted` in order, to go on later."""
         ...
 
 
@@ -116,6 +120,6 @@ class Inline:
         """Return 1."""
         return 1
 
-    def close(self) -> None:
+    def close(self, *, interrupted: bool = False) -> None:  # noqa: ARG002 (none runs while its caller does)
         """Drop all queued trials."""
         self._waiting.clear()

@@ -57,7 +57,7 @@ class History:
 
     @property
     def seconds(self) -> float:
-        """How long all trials that have ended took."""
+        """How long the search took for all trials that have ended."""
         self._update()
         return self._seconds
 
@@ -147,7 +147,7 @@ class History:
         """Take in a trial that has ended."""
         self._recipes.pop(trial.number, None)
         facts = facts_of(trial)
-        self._seconds += facts.seconds if facts else 0.0
+        self._seconds += facts.spent if facts else 0.0
         if trial.state not in COUNTED:
             return
         self._counted += 1

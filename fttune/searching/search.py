@@ -17,7 +17,7 @@ from fttune.config.distributions import encoded
 from fttune.errors import TooManyFailures
 from fttune.searching.avoiding import Avoiding
 from fttune.searching.constraints import record_memory, unused_constraints
-from fttune.searching.executors import Asked, Executor, Handle, Outcome
+from fttune.searching.executors import Asked, Ended, Executor, Handle, Outcome
 from fttune.searching.history import History
 from fttune.searching.pruning import Pruning, pruning_of
 from fttune.searching.samplers import drawing_sampler_for, sampler_for
@@ -91,7 +91,9 @@ class _Block:
     pruning: Pruning
     asked: Mapping[int, Asked]
     reuse: Reuse
-    _seconds: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    _elapsed: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    _seconds: dict[int, float] = field(default_factory=dict)
+    _later: set[int] = field(default_factory=set)
 
     def outcomes(self, trials: Sequence[Trial], together: Together) -> Iterator[tuple[Trial, Outcome]]:
         """Run the block; yield its trials in the order of their numbers, each once it has been told.
@@ -105,12 +107,14 @@ class _Block:
         alone = {t.number for t in trials if self.history.twin(t) or first_with[self.history.recipe(t)] != t.number}
         beside = [Asked(t.number, True, self.study.values(t.params), _never) for t in ended]
         members = sorted([*self.asked.values(), *beside], key=lambda one: one.number)
-        for cohort in _cohorts(members, lambda one: one.number if one.number in alone else together(one)):
+        for cohort in _cohorts([one for one in members if one.number not in alone], together):
             if running := [one for one in cohort if one.number in self.asked]:
                 self.executor.submit(running, attempt=1)
+        self._later = alone
         left = trials
         while left := (yield from self._to_next_rung(left)):
-            self.executor.submit([self.asked[trial.number] for trial in left], attempt=1)
+            going_on = [self.asked[trial.number] for trial in left if trial.number not in self._later]
+            self.executor.submit(going_on, attempt=1)
         self.executor.cancel(Handle(tuple(self.asked)), hard=True)
 
     def _to_next_rung(self, trials: Sequence[Trial]) -> Generator[tuple[Trial, Outcome], None, list[Trial]]:
@@ -118,7 +122,8 @@ class _Block:
 
         A trial with the recipe of one that waits, waits for what becomes of it.
         """
-        events, early = self.executor.events(), {}
+        events = self.executor.events()
+        early: dict[int, Ended] = {}
         paused: list[Trial] = []
         postponed: list[Trial] = []
         for trial in trials:
@@ -126,22 +131,27 @@ class _Block:
             if self.history.is_spent():
                 return []
             if (twin := self.history.twin(trial)) is not None:
-                self.executor.cancel(Handle((number,)), hard=True)
+                self._later.discard(number)
                 yield trial, _reused(trial, self.asked[number], twin, self.reuse)
                 continue
             recipe = self.history.recipe(trial)
             if recipe is not None and recipe in map(self.history.recipe, paused):
-                self.executor.cancel(Handle((number,)), hard=True)
                 postponed.append(trial)
                 continue
+            if number in self._later:
+                self._later.discard(number)
+                self.executor.submit([self.asked[number]], attempt=1)
             while number not in early:
                 ended = next(events)
-                early[ended.number] = ended.outcome
-            self._seconds[number] += time.monotonic() - started
-            if early[number].state == "paused":
+                early[ended.number] = ended
+            self._elapsed[number] += time.monotonic() - started
+            if (seconds := early[number].seconds) is not None:
+                self._seconds[number] = self._seconds.get(number, 0.0) + seconds
+            outcome = early[number].outcome
+            if outcome.state == "paused":
                 paused.append(trial)
             else:
-                yield trial, _told(trial, early[number], self._seconds[number], recipe)
+                yield trial, _told(trial, outcome, self._elapsed[number], self._seconds.get(number), recipe)
         self.pruning.decide(paused)
         return sorted(paused + postponed, key=lambda trial: trial.number)
 
@@ -239,11 +249,12 @@ def _reused(trial: Trial, asked: Asked, twin: FrozenTrial, reuse: Reuse) -> Outc
     return outcome
 
 
-def _told(trial: Trial, outcome: Outcome, seconds: float, recipe: str | None) -> Outcome:
-    """Store how a trial ended."""
+def _told(trial: Trial, outcome: Outcome, elapsed: float, seconds: float | None, recipe: str | None) -> Outcome:
+    """Store how a trial ended; `seconds` are None where no other trial was at work meanwhile."""
     facts = TrialFacts(
         state=outcome.state,
-        seconds=seconds,
+        seconds=elapsed if seconds is None else seconds,
+        elapsed_seconds=None if seconds is None else elapsed,
         trainable_parameters=outcome.trainable_parameters,
         best_epoch=outcome.best_epoch,
         cause=outcome.cause,

@@ -34,7 +34,8 @@ COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 class TrialFacts:
     """What a finished trial stores beside Optuna's own record.
 
-    `reused_from` is the trial whose value it took over, `recipe` the digest of its canonical recipe.
+    `reused_from` is the trial whose value it took over, `recipe` the digest of its canonical recipe. `elapsed_seconds`
+    is how long the search took for it, where that is not how long it was at work: others were too.
     """
 
     state: str
@@ -44,6 +45,12 @@ class TrialFacts:
     cause: str | None = None
     reused_from: int | None = None
     recipe: str | None = None
+    elapsed_seconds: float | None = None
+
+    @property
+    def spent(self) -> float:
+        """The seconds that count towards the budget."""
+        return self.seconds if self.elapsed_seconds is None else self.elapsed_seconds
 
 
 @contextmanager

@@ -1,0 +1,105 @@
+"""A study whose trials train in workers stores what it stores without; workers, driver or both may die meanwhile."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import processes
+from tests.faults import oracle
+from tests.recipes import write_experiment, write_study
+
+LR = {"type": "float", "low": 1.0e-3, "high": 0.1, "log": True}
+DEPTH = {"type": "int", "low": 0, "high": 2}
+SPACE = {"optimizer.lr": LR, "freeze.unfrozen_stages": DEPTH}
+STUDIES = {
+    "none": {"budget": {"n_trials": 24, "max_failed": 3}, "batch": 8, "pruner": {"type": "none"}},
+    "rungs": {
+        "budget": {"n_trials": 8, "max_failed": 3},
+        "batch": 8,
+        "sampler": {"type": "tpe", "seed": 0},
+        "pruner": {"type": "successive_halving", "min_epochs": 1, "reduction_factor": 2},
+    },
+}
+MAIN = b"fttune.app.worker"
+
+
+def write(root: Path, name: str, epochs: int = 2) -> Path:
+    root.mkdir()
+    write_experiment(root, training__epochs=epochs)
+    write_study(root, space=SPACE, **STUDIES[name])
+    return root
+
+
+def searched(root: Path, *more: str) -> oracle.Stored:
+    code, _, err = processes.run("search", "studies/tiny.yaml", *more, cwd=root)
+    assert code == 0, err
+    return oracle.read(root / "mlruns")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> oracle.Stored:
+    """What the study of 24 trials stores without workers."""
+    return searched(write(tmp_path_factory.mktemp("alone") / "study", "none"))
+
+
+def workers_of(root: Path) -> list[int]:
+    """Return the processes that train for a search in a folder."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if MAIN in (place / "cmdline").read_bytes() and (place / "cwd").samefile(root):
+                found.append(int(place.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def none_left(root: Path) -> bool:
+    end = time.monotonic() + 30
+    while workers_of(root) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not workers_of(root)
+
+
+def test_trials_in_two_workers_are_those_of_one_process_to_the_last_bit(alone, tmp_path) -> None:
+    root = write(tmp_path / "study", "none")
+    stored = searched(root, "--workers", "2")
+    assert oracle.problems(stored, trials=24) == []
+    assert oracle.differences(stored, alone) == []
+    assert none_left(root)
+
+
+def test_halving_in_two_workers_prunes_what_it_prunes_in_one_process(tmp_path) -> None:
+    expected = searched(write(tmp_path / "alone", "rungs", epochs=4))
+    stored = searched(write(tmp_path / "study", "rungs", epochs=4), "--workers", "2")
+    assert {trial.state for _, trial in stored.trials} == {"COMPLETE", "PRUNED"}
+    assert oracle.differences(stored, expected) == []
+
+
+def test_killed_workers_cost_an_attempt_and_a_killed_driver_leaves_none(alone, tmp_path) -> None:
+    root = write(tmp_path / "study", "none")
+    command = processes.start("search", "studies/tiny.yaml", "--workers", "2", cwd=root)
+    command.wait_for("trial-0001: trainable")
+    os.kill(workers_of(root)[0], signal.SIGKILL)
+    command.wait_for("was lost (killed by SIGKILL (out of memory, or kill -9)): it is tried again")
+    command.wait_for("trial-0010: trainable")
+    command.kill()
+    assert none_left(root)
+    stored = searched(root, "--workers", "2")
+    assert oracle.problems(stored, trials=24) == []
+    assert oracle.differences(stored, alone) == []
+
+
+def test_ctrl_c_ends_workers_in_order_and_the_same_command_goes_on_even_without_them(alone, tmp_path) -> None:
+    root = write(tmp_path / "study", "none")
+    command = processes.start("search", "studies/tiny.yaml", "--workers", "2", cwd=root)
+    command.wait_for("trial-0003: trainable")
+    command.send(signal.SIGINT, group=True)
+    assert command.wait() == 130
+    assert none_left(root)
+    assert "Traceback" not in command.err.read_text()
+    assert {run.status for _, run in oracle.read(root / "mlruns").runs} <= {"FINISHED", "KILLED"}
+    assert oracle.differences(searched(root), alone) == []

@@ -83,7 +83,7 @@ def completes(connection: "Connection[Any, Any]", task: Task) -> bool:
 
 @pytest.fixture
 def pool() -> Iterator[Callable[..., tuple[Workers, Heard, list[tuple[int, Task]]]]]:
-    """Make workers that play one part after another; also returned are what is heard, and which place began which task."""
+    """Make workers that play one part after another; with what is heard, and which place began which task."""
     made: list[Workers] = []
 
     def pool(*plays: Play, count: int = 1, heard: Heard | None = None, **options: Any):

@@ -85,7 +85,7 @@ def test_what_a_killed_process_left_changes_no_bit(left, wanted, run, tmp_path):
     for file in (tmp_path / "arrays").rglob("*.npy"):
         if int(file.stem.rpartition("-")[2].rstrip("f")) not in left:
             file.unlink()
-    order = sorted({*wanted} - {4}) + [4]
+    order = [*sorted({*wanted} - {4}), 4]
     assert torch.equal(found(*order)[-1], last)
     assert torch.equal(found(4)[0], last)
 

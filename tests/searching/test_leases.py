@@ -113,9 +113,7 @@ def test_a_dead_owner_loses_its_lease_and_one_that_slept_stores_nothing_more(
         owner.join(30)
 
 
-def test_a_study_there_is_the_study_here_and_costs_no_look_of_another_kind(
-    url: str, workspace: Workspace, tmp_path: Path
-) -> None:
+def test_a_study_there_is_the_study_here(url: str, workspace: Workspace, tmp_path: Path) -> None:
     def trials(study: fttune.Study) -> list[tuple]:
         stored = fttune.search(study, workspace=workspace)
         return [(t.number, t.state, t.params, t.values) for t in stored.trials]

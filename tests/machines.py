@@ -29,10 +29,10 @@ class Machine:
     _holder: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        outside = os.readlink("/proc/self/ns/net")
+        outside = Path("/proc/self/ns/net").readlink()
         self._holder = subprocess.Popen(["unshare", "-n", "sleep", "3600"])
         end = time.monotonic() + 20
-        while os.readlink(self._namespace) == outside:
+        while self._namespace.readlink() == outside:
             assert time.monotonic() < end, "no namespace was made"
             time.sleep(0.01)
         self.run("ip", "link", "set", "lo", "up")
@@ -42,8 +42,8 @@ class Machine:
         return self._holder.pid
 
     @property
-    def _namespace(self) -> str:
-        return f"/proc/{self.pid}/ns/net"
+    def _namespace(self) -> Path:
+        return Path(f"/proc/{self.pid}/ns/net")
 
     def command(self, *words: str) -> list[str]:
         """Return the words that run others here."""
@@ -61,10 +61,10 @@ class Machine:
 
     def processes(self, text: bytes = b"") -> Iterator[int]:
         """Yield the processes that run here with a text in their command line."""
-        here = os.readlink(self._namespace)
+        here = self._namespace.readlink()
         for place in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it has ended
-                if os.readlink(place / "ns/net") == here and text in (place / "cmdline").read_bytes():
+                if (place / "ns/net").readlink() == here and text in (place / "cmdline").read_bytes():
                     yield int(place.name)
 
     def kill(self) -> None:

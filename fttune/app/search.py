@@ -18,7 +18,7 @@ from fttune.app.studies import CLOSED, checkpoint_of, identity_of, is_finished, 
 from fttune.app.train import inputs_key, prepare_in
 from fttune.app.trials import Trials
 from fttune.app.worker import Job
-from fttune.app.workers import Driver, processes, worker_count
+from fttune.app.workers import Driver, started
 from fttune.config import Experiment, Study
 from fttune.config.depth import DEPTH, resolved_depth
 from fttune.config.distributions import Categorical
@@ -220,25 +220,26 @@ class _Search:
     def _run_trials(self) -> None:
         """Run the trials, here or in workers, which are ended however that ends."""
         device = choose_device(self.study.experiment.training).device.type
-        if (count := worker_count(self.study, device)) == 1:
-            executor: searching.Executor = searching.Inline(self._trial)
-            abandon = self.trials.abandon
-        else:
-            job = Job(self.study, self.session.workspace, self.trials.name, self.trials.id)
-            driver = Driver(self.trials, self.session, self.attempts, self._report_end)
-            stalled = 60 * self.study.stalled_minutes
-            start = processes(job, count=count, device=device)
-            executor = Workers(start, driver, count=count, stalled_seconds=stalled, shares=self.trials.shares)
-            abandon = driver.abandon
-        together, reuse = self.trials.together, self._reuse
-        interrupted = False
-        try:
-            searching.search(self.study, self.stored, executor, together=together, abandon=abandon, reuse=reuse)
-        except (Interrupted, KeyboardInterrupt):
-            interrupted = True
-            raise
-        finally:
-            executor.close(interrupted=interrupted)
+        job = Job(self.study, self.session.workspace, self.trials.name, self.trials.id)
+        with started(job, device) as pool:
+            if pool is None:
+                executor: searching.Executor = searching.Inline(self._trial)
+                abandon = self.trials.abandon
+            else:
+                driver = Driver(self.trials, self.session, self.attempts, self._report_end)
+                stalled = 60 * self.study.stalled_minutes
+                start, count = pool
+                executor = Workers(start, driver, count=count, stalled_seconds=stalled, shares=self.trials.shares)
+                abandon = driver.abandon
+            together, reuse = self.trials.together, self._reuse
+            interrupted = False
+            try:
+                searching.search(self.study, self.stored, executor, together=together, abandon=abandon, reuse=reuse)
+            except (Interrupted, KeyboardInterrupt):
+                interrupted = True
+                raise
+            finally:
+                executor.close(interrupted=interrupted)
 
     def _compare_environment(self) -> None:
         """Say once when library versions or the device are not those that the study was begun with."""

@@ -27,7 +27,7 @@ from fttune.errors import FttuneError, Interrupted, WorkFailed
 from fttune.interruption import interrupt, raise_dropped_again, uninterrupted
 from fttune.searching import Asked
 from fttune.searching.executors import Ended
-from fttune.searching.workers import Question, Raised, Said
+from fttune.searching.workers import Question, Raised, Ready, Said
 from fttune.training import Verdict
 from fttune.training.events import Event, Notice
 
@@ -190,6 +190,7 @@ def serve(connection: "Connection[Any, Any]") -> None:
     job: Job = connection.recv()
     link = Link(connection)
     try:
+        connection.send(Ready())
         if job.threads is not None:
             import torch
 

@@ -1,88 +1,57 @@
-"""A search's trials in workers of its own machine: how these are started, and the driver's side of what they say.
+"""A search's trials in workers: where these are started, and the driver's side of what they say.
 
 The driver alone tells Optuna, logs, and counts attempts; `worker.py` is the other side.
 """
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from multiprocessing import Pipe
 from typing import Any
 
 import torch
 
 from fttune.app.attempts import Attempts
+from fttune.app.cluster import connected
+from fttune.app.process import Process
 from fttune.app.session import Session
 from fttune.app.trials import Trials
 from fttune.app.worker import AnotherAttempt, AttemptTags, CheckpointWanted, Emitted, Job, Judged
-from fttune.config import Study
-from fttune.interruption import cause_of_death
+from fttune.config.workers import Cluster
 from fttune.searching import Asked, Outcome
+from fttune.searching.workers import Worker
 from fttune.training.events import EpochEnded, Notice, RunClosed, RunOpened
 
-DYING_SECONDS = 10.0
-MAIN = "from fttune.app.worker import main; main()"  # with -m its classes would be those of another module
+
+@contextmanager
+def started(job: Job, device: str) -> Iterator[tuple[Callable[[int], Worker], int] | None]:
+    """Open what a study's trials train in: what starts worker i, and how many; None where it is the search alone."""
+    pool = job.study.workers
+    if isinstance(pool, Cluster):
+        shared = job.workspace.cache / "shared" / job.name
+        with connected(pool, device=job.study.experiment.training.device, shared=shared) as room:
+            own = replace(job, threads=room.threads)
+            yield lambda _: room.start(own), room.count
+        return
+    cards = max(1, torch.cuda.device_count()) if device == "cuda" else 1
+    count = cards if pool.count == "auto" else pool.count
+    yield None if count == 1 else (_processes(job, count=count, device=device), count)
 
 
-class Process:
-    """A worker that runs on this machine; a session of its own keeps a terminal's signals from it."""
-
-    def __init__(self, job: Job, *, environment: Mapping[str, str]) -> None:
-        self.connection, theirs = Pipe()
-        alive, mine = os.pipe()
-        self._mine: int | None = mine
-        passed = (theirs.fileno(), alive)
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", MAIN, *map(str, passed)],
-            pass_fds=passed,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno() if hasattr(sys.stderr, "fileno") else None,  # stdout is for the result
-            start_new_session=True,
-        )
-        theirs.close()
-        os.close(alive)
-        self.connection.send(job)
-
-    def stop(self) -> None:
-        """Order it to finish the step under way, to write where it stands, and to end."""
-        self._process.terminate()
-
-    def kill(self) -> None:
-        """End it at once where it still lives."""
-        self._process.kill()
-        self._process.wait()
-        self.connection.close()
-        if self._mine is not None:
-            os.close(self._mine)
-            self._mine = None
-
-    def cause(self) -> str:
-        """Return what it died of, once its connection has ended."""
-        try:
-            code = self._process.wait(DYING_SECONDS)
-        except subprocess.TimeoutExpired:
-            return "let go of its connection amid its work"
-        return cause_of_death(code) or "ended amid its work"
-
-
-def worker_count(study: Study, device: str) -> int:
-    """Return how many workers a study asks for on this machine; 1 means none but the search itself."""
-    if study.workers == "auto":
-        return max(1, torch.cuda.device_count()) if device == "cuda" else 1
-    return study.workers
-
-
-def processes(job: Job, *, count: int, device: str) -> Callable[[int], Process]:
+def _processes(job: Job, *, count: int, device: str) -> Callable[[int], Worker]:
     """Return what starts worker i of `count`: with a GPU of its own where there are any, else a share of the cores."""
+
+    def start(job: Job, environment: Mapping[str, str]) -> Process:
+        process = Process(environment)
+        process.connection.send(job)
+        return process
+
     if device == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
-        return lambda number: Process(job, environment={"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]})
+        return lambda number: start(job, {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]})
     own = replace(job, threads=max(1, torch.get_num_threads() // count))
-    return lambda _: Process(own, environment={"OMP_NUM_THREADS": str(own.threads)})
+    return lambda _: start(own, {"OMP_NUM_THREADS": str(own.threads)})
 
 
 @dataclass

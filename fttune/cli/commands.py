@@ -53,7 +53,11 @@ def search(
     overrides: Set = None,
     new: Annotated[bool, typer.Option("--new", help="Begin a fresh generation beside the stored study.")] = False,
     workers: Annotated[
-        str | None, typer.Option(metavar="N|auto", help="Processes that train; auto: one for each GPU.")
+        str | None,
+        typer.Option(
+            metavar="N|auto|ray|HOST:PORT",
+            help="Processes that train; auto: one for each GPU; ray: a Ray cluster's, here or that of HOST:PORT.",
+        ),
     ] = None,
     plugins: Plugins = None,
     mlruns: Mlruns = None,

@@ -19,6 +19,7 @@ from fttune.config.sections import COSTS, MEMORY, NAME, SECONDS, VAL_METRICS, Li
 from fttune.config.space import Space
 from fttune.config.study_rules import study_problems
 from fttune.config.urls import SERVERS, STORES, require_kind
+from fttune.config.workers import Processes, Workers
 
 
 class Trial(Protocol):
@@ -171,8 +172,8 @@ class Study(Section):
 
     `metrics` are several objectives, in place of `metric` and `direction`; these are then those of the first one, which
     chooses the best epoch and is what a pruner watches. `retries` bounds how often a trial begins anew after failures
-    that are not its recipe's. `workers` are the processes that train, `auto` one for each GPU; one without progress for
-    `stalled_minutes` is ended. `name` is the stem of its file; it is not a YAML field.
+    that are not its recipe's. `workers` are the processes that train, `auto` one for each GPU, or a Ray cluster's; one
+    without progress for `stalled_minutes` is ended. `name` is the stem of its file; it is not a YAML field.
 
     Raises:
         pydantic.ValidationError: a field or a rule between fields is broken (files: `load_study`).
@@ -192,7 +193,7 @@ class Study(Section):
     confirm: Confirm = Field(default=Confirm(), exclude=True)
     retention: Retention = Field(default=Retention(), exclude=True)
     retries: int = Field(default=2, ge=0, exclude=True)
-    workers: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(default=1, exclude=True)
+    workers: Workers = Field(default=Processes(), exclude=True)
     stalled_minutes: float = Field(default=60.0, gt=0, exclude=True)
     storage: Store | None = Field(default=None, exclude=True)
     tracking: Tracking = Field(default=Tracking(), exclude=True)
@@ -244,12 +245,11 @@ class Study(Section):
 
     @field_validator("workers")
     @classmethod
-    def _measured_alone(cls, workers: int | str, info: ValidationInfo) -> int | str:
+    def _measured_alone(cls, workers: Workers, info: ValidationInfo) -> Workers:
         measured = [one.name for one in info.data.get("metrics") or () if one.name in (SECONDS, MEMORY)]
-        if measured and workers != 1:
-            raise broken(
-                f"must be 1 with {' and '.join(measured)}, which are measured with nothing beside, got {workers}"
-            )
+        if measured and workers != Processes():
+            names = " and ".join(measured)
+            raise broken(f"must be 1 with {names}, which are measured with nothing beside, got {workers.shown}")
         return workers
 
     @model_validator(mode="after")

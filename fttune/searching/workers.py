@@ -10,15 +10,17 @@ from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any, Protocol
 
+from fttune.errors import WorkFailed
 from fttune.interruption import uninterrupted
 from fttune.searching.executors import Asked, Ended, Handle, Outcome
 from fttune.training import Verdict
 
 CLOSE_SECONDS = 10.0  # for a worker without a task
 STOP_SECONDS = 25.0  # for one that is to finish its step and write its state
+MAX_FAILED_STARTS = 5  # in a row: whatever ends workers before they begin ends the next one too
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Task:
 
     trials: tuple[Asked, ...]
     attempt: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker is there: from now on it may be given tasks."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,19 @@ class Raised:
     error: BaseException
 
 
+class Line(Protocol):
+    """A connection: what comes in can be waited for at its file descriptor."""
+
+    def send(self, what: Any, /) -> None: ...
+    def recv(self) -> Any: ...
+    def fileno(self) -> int: ...
+
+
 class Worker(Protocol):
-    """A process that takes tasks from its connection, None to end."""
+    """A process that says Ready once it runs, and takes tasks from its connection, None to end."""
 
     @property
-    def connection(self) -> "Connection[Any, Any]": ...
+    def connection(self) -> Line: ...
 
     def stop(self) -> None:
         """Order it to finish the step under way, to write where it stands, and to end."""
@@ -91,10 +106,11 @@ class Listener(Protocol):
 
 @dataclass
 class _Slot:
-    """A place for one worker; `begun` is when its task last moved on, `held` are the trials that pause in it."""
+    """A place for one worker; `moved` is when it last said something, `held` are the trials that pause in it."""
 
     number: int
     worker: Worker | None = None
+    ready: bool = False
     task: Task | None = None
     left: set[int] = field(default_factory=set)
     held: set[int] = field(default_factory=set)
@@ -110,6 +126,10 @@ class Workers:
 
     `start` makes the worker of a place, counted from 0. One whose task does not move on for `stalled_seconds` is
     ended, as if it had died: its trials begin another attempt, each by itself, unless the listener gives them up.
+    A worker has no task before it is ready, which may take as long as there is no room for it.
+
+    Raises:
+        WorkFailed: several workers in a row died before they were ready, or none was for `stalled_seconds`.
     """
 
     def __init__(
@@ -127,6 +147,7 @@ class Workers:
         self._waiting: deque[Task] = deque()
         self._begun: set[int] = set()
         self._ended: deque[Ended] = deque()
+        self._failed_starts = 0
 
     def submit(self, cohort: Sequence[Asked], attempt: int) -> Handle:
         """Queue trials: together, but for those that pause in a worker."""
@@ -163,7 +184,7 @@ class Workers:
 
     def close(self, *, interrupted: bool = False) -> None:
         """End all workers; with `interrupted` those at work write where they stand first, and are listened to."""
-        live = [slot for slot in self._slots if slot.worker]
+        live = [slot for slot in self._slots if slot.worker and slot.ready]
         for slot in live:
             assert slot.worker is not None, "just asked"
             with suppress(OSError):  # it has ended
@@ -177,10 +198,17 @@ class Workers:
         self._waiting.clear()
 
     def _hand_out(self) -> None:
+        """Give tasks to those who are ready, and start a worker for each task that is left."""
         for slot in self._slots:
-            if slot.task is None and (task := self._next_for(slot)) is not None:
+            if slot.ready and slot.task is None and (task := self._next_for(slot)) is not None:
                 self._waiting.remove(task)
                 self._begin(slot, task)
+        starting = sum(1 for slot in self._slots if slot.worker and not slot.ready)
+        for slot in self._slots:
+            if slot.worker is None and starting < len(self._waiting) and self._next_for(slot) is not None:
+                with uninterrupted():
+                    slot.worker, slot.moved = self._start(slot.number), time.monotonic()
+                starting += 1
 
     def _next_for(self, slot: _Slot) -> Task | None:
         """Return the queued task that an idle worker should run: one of its own, else the first that is nobody's."""
@@ -198,8 +226,8 @@ class Workers:
         sent = tuple(_sendable(asked, resumed=asked.resumed or asked.number in self._begun) for asked in task.trials)
         self._begun |= numbers
         slot.held -= numbers
+        assert slot.worker is not None, "it is ready"
         with uninterrupted():
-            slot.worker = slot.worker or self._start(slot.number)
             slot.task, slot.left, slot.moved = task, numbers, time.monotonic()
             slot.shared = self._shares(task.trials[0])
             with suppress(OSError):  # it has died meanwhile, which is noticed next
@@ -207,17 +235,21 @@ class Workers:
 
     def _receive(self) -> None:
         """Take what one or more workers have to say; end those that have been silent for too long."""
-        busy = [slot for slot in self._slots if slot.task]
-        due = min(slot.moved for slot in busy) + self._stalled_seconds
-        for slot in self._ready(busy, max(0.0, due - time.monotonic())):
+        live = [slot for slot in self._slots if slot.worker]
+        busy = [slot for slot in live if slot.task]
+        due = min(slot.moved for slot in busy or live) + self._stalled_seconds
+        for slot in self._ready(live, max(0.0, due - time.monotonic())):
             self._take(slot)
+        minutes = f"{self._stalled_seconds / 60:g} minutes"
         for slot in busy:
             if slot.task and time.monotonic() - slot.moved >= self._stalled_seconds:
-                self._lose(slot, f"no progress for {self._stalled_seconds / 60:g} minutes")
+                self._lose(slot, f"no progress for {minutes}")
+        if not busy and time.monotonic() >= due and not any(slot.ready for slot in live):
+            raise WorkFailed(f"no worker has begun for {minutes} (stalled_minutes): give them room, or ask for less")
 
     def _ready(self, slots: Sequence[_Slot], timeout: float) -> list[_Slot]:
-        found = wait([slot.worker.connection for slot in slots if slot.worker], timeout)
-        return [slot for slot in slots if slot.worker and slot.worker.connection in found]
+        found = wait([slot.worker.connection.fileno() for slot in slots if slot.worker], timeout)
+        return [slot for slot in slots if slot.worker and slot.worker.connection.fileno() in found]
 
     def _take(self, slot: _Slot, *, closing: bool = False) -> None:
         """Take one message of a worker."""
@@ -234,6 +266,8 @@ class Workers:
             slot.moved = time.monotonic()
             if isinstance(message, Ended):
                 self._end(slot, message)
+            elif isinstance(message, Ready):
+                slot.ready, self._failed_starts = True, 0
             elif isinstance(message, Said):
                 self._listener.said(message.what)
             elif isinstance(message, Question):
@@ -263,7 +297,10 @@ class Workers:
     def _lose(self, slot: _Slot, cause: str) -> None:
         """Begin another attempt at the trials of a worker that is no more."""
         lost, attempt = slot.trials_left(), slot.task.attempt if slot.task else 1
+        self._failed_starts += not slot.ready
         self._empty(slot)
+        if self._failed_starts >= MAX_FAILED_STARTS:
+            raise WorkFailed(f"{self._failed_starts} workers in a row ended before they began, the last one: {cause}")
         given_up = self._listener.lost(lost, cause) if lost else {}
         self._ended.extend(Ended(number, attempt, outcome) for number, outcome in given_up.items())
         again = _without(lost, given_up)
@@ -274,7 +311,7 @@ class Workers:
         """End a worker, if there is one; its place is free."""
         if slot.worker is not None:
             slot.worker.kill()
-        slot.worker, slot.task, slot.shared = None, None, None
+        slot.worker, slot.ready, slot.task, slot.shared = None, False, None, None
         slot.left, slot.held = set(), set()
 
 

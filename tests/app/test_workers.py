@@ -57,6 +57,11 @@ def workers_of(root: Path) -> list[int]:
     return found
 
 
+def memory_bytes(process: int) -> int:
+    """Return what a process holds resident."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def none_left(root: Path) -> bool:
     end = time.monotonic() + 30
     while workers_of(root) and time.monotonic() < end:
@@ -66,10 +71,30 @@ def none_left(root: Path) -> bool:
 
 def test_trials_in_two_workers_are_those_of_one_process_to_the_last_bit(alone, tmp_path) -> None:
     root = write(tmp_path / "study", "none")
-    stored = searched(root, "--workers", "2")
+    command = processes.start("search", "studies/tiny.yaml", "--workers", "2", cwd=root)
+    command.wait_for("trial-0000: trainable")
+    code, _, err = processes.run("search", "studies/tiny.yaml", "--workers", "2", cwd=root)
+    assert (code, "study tiny is being searched by process" in err) == (1, True), err
+    assert command.wait() == 0, command.err.read_text()
+    stored = oracle.read(root / "mlruns")
     assert oracle.problems(stored, trials=24) == []
     assert oracle.differences(stored, alone) == []
     assert none_left(root)
+
+
+@pytest.mark.slow
+def test_workers_give_memory_back_between_trials(tmp_path) -> None:
+    root = tmp_path / "study"
+    root.mkdir()
+    write_experiment(root, training__epochs=1)
+    write_study(root, space=SPACE, budget={"n_trials": 130}, batch=8, pruner={"type": "none"})
+    command = processes.start("search", "studies/tiny.yaml", "--workers", "2", cwd=root)
+    held = []
+    for number in (20, 120):
+        command.wait_for(f"trial-{number:04d}: complete", timeout_seconds=300)
+        held.append(sum(memory_bytes(worker) for worker in workers_of(root)))
+    assert command.wait() == 0, command.err.read_text()
+    assert held[1] <= 1.05 * held[0], [f"{size / 1e6:.0f} MB" for size in held]
 
 
 def test_halving_in_two_workers_prunes_what_it_prunes_in_one_process(tmp_path) -> None:

@@ -9,24 +9,29 @@ from typing import Any
 
 import pytest
 
+from fttune.errors import WorkFailed
 from fttune.searching import Asked, Outcome
 from fttune.searching.executors import Ended, Handle
-from fttune.searching.workers import Question, Raised, Said, Task, Workers
+from fttune.searching.workers import MAX_FAILED_STARTS, Question, Raised, Ready, Said, Task, Workers
 
 DONE = Outcome("complete", 1.0)
 Play = Callable[["Connection[Any, Any]", Task], bool]  # returns whether the worker lives on
 
 
 class Threaded:
-    """A worker whose other end is a thread that plays a part, task after task."""
+    """A worker whose other end is a thread that plays a part, task after task, once it may begin."""
 
-    def __init__(self, play: Play) -> None:
+    def __init__(self, play: Play, begin: Callable[[], bool] = lambda: True) -> None:
         self.connection, self._theirs = Pipe()
         self.killed = self.stopped = False
-        threading.Thread(target=self._serve, args=(play,), daemon=True).start()
+        threading.Thread(target=self._serve, args=(play, begin), daemon=True).start()
 
-    def _serve(self, play: Play) -> None:
+    def _serve(self, play: Play, begin: Callable[[], bool]) -> None:
         try:
+            if begin():
+                self._theirs.send(Ready())
+            else:
+                self._theirs.close()
             while (task := self._theirs.recv()) is not None:
                 if not play(self._theirs, task):
                     break
@@ -165,10 +170,10 @@ def test_a_trial_without_an_attempt_left_ends_as_failed_and_others_go_on(pool) -
 
 def test_a_silent_worker_is_ended_and_its_trial_tried_again(pool) -> None:
     silent = threading.Event()
-    workers, heard, _ = pool(lambda *_: not silent.wait(20), stalled_seconds=0.05)
+    workers, heard, _ = pool(lambda *_: not silent.wait(20), stalled_seconds=0.6)
     workers.submit([asked(7)], attempt=1)
     assert [(ended.number, ended.attempt) for ended in workers.events()] == [(7, 2)]
-    assert heard.lost_trials == [([7], "no progress for 0.000833333 minutes")]
+    assert heard.lost_trials == [([7], "no progress for 0.01 minutes")]
     silent.set()
 
 
@@ -249,8 +254,50 @@ def test_interrupted_workers_are_stopped_in_order_and_heard_to_their_end(pool) -
 
     workers, heard, _ = pool(stops)
     workers.submit([asked(0)], attempt=1)
-    workers._hand_out()
-    assert begun_work.wait(20)
+    while not begun_work.is_set():
+        workers._hand_out()
+        workers._receive() if not workers._slots[0].task else begun_work.wait(20)
     workers.close(interrupted=True)
     assert heard.told == ["closed in order"]
     assert heard.lost_trials == []
+
+
+def test_a_worker_for_which_there_is_no_room_yet_holds_no_trial() -> None:
+    room, heard = threading.Event(), Heard()
+
+    def start(place: int) -> Threaded:
+        return Threaded(completes, room.wait if place == 0 else lambda: True)
+
+    workers = Workers(start, heard, count=2, stalled_seconds=60.0)
+    for number in range(4):
+        workers.submit([asked(number)], attempt=1)
+    assert sorted(ended.number for ended in workers.events()) == [0, 1, 2, 3]
+    assert not room.is_set()
+    workers.close()
+    room.set()
+
+
+def test_workers_that_die_before_they_begin_end_the_search_and_blame_no_trial() -> None:
+    started, heard = [], Heard()
+
+    def start(place: int) -> Threaded:
+        started.append(place)
+        return Threaded(completes, lambda: False)
+
+    workers = Workers(start, heard, count=2, stalled_seconds=60.0)
+    workers.submit([asked(0)], attempt=1)
+    with pytest.raises(WorkFailed, match=f"{MAX_FAILED_STARTS} workers in a row .* killed by SIGSEGV"):
+        list(workers.events())
+    assert len(started) == MAX_FAILED_STARTS
+    assert heard.lost_trials == []
+    workers.close()
+
+
+def test_a_search_without_any_worker_ends_after_a_while() -> None:
+    never = threading.Event()
+    workers = Workers(lambda _: Threaded(completes, lambda: never.wait(20)), Heard(), count=1, stalled_seconds=0.3)
+    workers.submit([asked(0)], attempt=1)
+    with pytest.raises(WorkFailed, match=r"no worker has begun for 0\.005 minutes"):
+        list(workers.events())
+    workers.close()
+    never.set()

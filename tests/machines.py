@@ -27,6 +27,7 @@ class Machine:
 
     address: str = "127.0.0.1"
     _holder: subprocess.Popen[bytes] = field(init=False)
+    _started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         outside = Path("/proc/self/ns/net").readlink()
@@ -55,9 +56,11 @@ class Machine:
     def start(self, *words: str, cwd: Path, log: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         """Start a program here, what it says going into `log`."""
         with log.open("ab") as opened:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(*words), cwd=cwd, stdout=opened, stderr=opened, env={**os.environ, **environment}
             )
+        self._started.append(process)
+        return process
 
     def processes(self, text: bytes = b"") -> Iterator[int]:
         """Yield the processes that run here with a text in their command line."""
@@ -77,7 +80,8 @@ class Machine:
     def close(self) -> None:
         self.kill()
         self._holder.kill()
-        self._holder.wait()
+        for process in (*self._started, self._holder):
+            process.wait()
 
 
 def two() -> tuple[Machine, Machine]:

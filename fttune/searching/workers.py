@@ -83,6 +83,10 @@ class Worker(Protocol):
         """Return what it died of, once its connection has ended."""
         ...
 
+    def blameless(self) -> bool:
+        """Return whether its task had no part in that, as when the machine is lost."""
+        ...
+
 
 class Listener(Protocol):
     """The driver's side of what happens to trials in workers."""
@@ -125,7 +129,8 @@ class Workers:
     """Runs cohorts in up to `count` workers: where a trial pauses, else where the last one had the same `shares`.
 
     `start` makes the worker of a place, counted from 0. One whose task does not move on for `stalled_seconds` is
-    ended, as if it had died: its trials begin another attempt, each by itself, unless the listener gives them up.
+    ended, as if it had died: its trials begin another attempt, each by itself, so that the one to blame is found,
+    unless the listener gives them up.
     A worker has no task before it is ready, which may take as long as there is no room for it.
 
     Raises:
@@ -223,7 +228,7 @@ class Workers:
 
     def _begin(self, slot: _Slot, task: Task) -> None:
         numbers = {asked.number for asked in task.trials}
-        sent = tuple(_sendable(asked, resumed=asked.resumed or asked.number in self._begun) for asked in task.trials)
+        sent = tuple(_sendable(asked, self._begun) for asked in task.trials)
         self._begun |= numbers
         slot.held -= numbers
         assert slot.worker is not None, "it is ready"
@@ -261,7 +266,7 @@ class Workers:
                 if closing:
                     self._empty(slot)
                 else:
-                    self._lose(slot, slot.worker.cause())
+                    self._lose(slot, slot.worker.cause(), blameless=slot.worker.blameless())
                 return
             slot.moved = time.monotonic()
             if isinstance(message, Ended):
@@ -294,8 +299,8 @@ class Workers:
         self._listener.ended(asked, ended.outcome)
         self._ended.append(ended)
 
-    def _lose(self, slot: _Slot, cause: str) -> None:
-        """Begin another attempt at the trials of a worker that is no more."""
+    def _lose(self, slot: _Slot, cause: str, *, blameless: bool = False) -> None:
+        """Begin another attempt at the trials of a worker that is no more; together once, if they had no part in it."""
         lost, attempt = slot.trials_left(), slot.task.attempt if slot.task else 1
         self._failed_starts += not slot.ready
         self._empty(slot)
@@ -304,7 +309,10 @@ class Workers:
         given_up = self._listener.lost(lost, cause) if lost else {}
         self._ended.extend(Ended(number, attempt, outcome) for number, outcome in given_up.items())
         again = _without(lost, given_up)
-        self._waiting.extendleft(_again(asked, attempt + 1) for asked in reversed(again))
+        if blameless and attempt == 1 and again:
+            self._waiting.appendleft(Task(tuple(replace(asked, resumed=True) for asked in again), attempt + 1))
+        else:
+            self._waiting.extendleft(_again(asked, attempt + 1) for asked in reversed(again))
 
     @staticmethod
     def _empty(slot: _Slot) -> None:
@@ -323,10 +331,10 @@ def _again(asked: Asked, attempt: int) -> Task:
     return Task((replace(asked, resumed=True, cohort=()),), attempt)
 
 
-def _sendable(asked: Asked, *, resumed: bool) -> Asked:
-    """Return a trial without judges, who stay here and are asked from there."""
-    cohort = tuple(replace(one, judge=_elsewhere, cohort=()) for one in asked.cohort)
-    return replace(asked, judge=_elsewhere, resumed=resumed, cohort=cohort)
+def _sendable(asked: Asked, begun: Collection[int]) -> Asked:
+    """Return a trial without judges, who stay here and are asked from there; those that have begun are resumed."""
+    cohort = tuple(_sendable(replace(one, cohort=()), begun) for one in asked.cohort)
+    return replace(asked, judge=_elsewhere, resumed=asked.resumed or asked.number in begun, cohort=cohort)
 
 
 def _elsewhere(*_: float) -> Verdict:

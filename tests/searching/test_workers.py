@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -24,6 +24,7 @@ class Threaded:
     def __init__(self, play: Play, begin: Callable[[], bool] = lambda: True) -> None:
         self.connection, self._theirs = Pipe()
         self.killed = self.stopped = False
+        self.lost = False
         threading.Thread(target=self._serve, args=(play, begin), daemon=True).start()
 
     def _serve(self, play: Play, begin: Callable[[], bool]) -> None:
@@ -49,6 +50,9 @@ class Threaded:
 
     def cause(self) -> str:
         return "killed by SIGSEGV"
+
+    def blameless(self) -> bool:
+        return self.lost
 
 
 @dataclass
@@ -91,7 +95,7 @@ def pool() -> Iterator[Callable[..., tuple[Workers, Heard, list[tuple[int, Task]
     """Make workers that play one part after another; with what is heard, and which place began which task."""
     made: list[Workers] = []
 
-    def pool(*plays: Play, count: int = 1, heard: Heard | None = None, **options: Any):
+    def pool(*plays: Play, count: int = 1, heard: Heard | None = None, lost_machines: bool = False, **options: Any):
         heard, begun, parts = heard or Heard(), [], iter(plays)
 
         def start(place: int) -> Threaded:
@@ -101,7 +105,9 @@ def pool() -> Iterator[Callable[..., tuple[Workers, Heard, list[tuple[int, Task]
                 begun.append((place, task))
                 return play(connection, task)
 
-            return Threaded(noted)
+            made_here = Threaded(noted)
+            made_here.lost = lost_machines
+            return made_here
 
         made.append(Workers(start, heard, count=count, **{"stalled_seconds": 60.0, **options}))
         return made[-1], heard, begun
@@ -159,6 +165,18 @@ def test_trials_of_a_dead_worker_begin_another_attempt_each_by_itself(pool) -> N
     assert heard.lost_trials == [([2, 3], "killed by SIGSEGV")]
     assert numbers_of(begun) == [(1, 2, 3), (2,), (3,)]
     assert all(one.resumed and one.cohort == () for _, task in begun[1:] for one in task.trials)
+
+
+def test_trials_of_a_lost_machine_stay_together_once(pool) -> None:
+    workers, heard, begun = pool(lambda *_: False, lambda *_: False, lost_machines=True)
+    cohort = (asked(1), asked(2))
+    workers.submit([replace(one, cohort=cohort) for one in cohort], attempt=1)
+    assert [(ended.number, ended.attempt) for ended in workers.events()] == [(1, 3), (2, 3)]
+    assert [numbers for numbers, _ in heard.lost_trials] == [[1, 2], [1, 2]]
+    assert numbers_of(begun) == [(1, 2), (1, 2), (1,), (2,)]
+    firsts, seconds = ([one.cohort for one in task.trials] for _, task in begun[:2])
+    assert [[(o.number, o.resumed) for o in cohort] for cohort in firsts] == 2 * [[(1, False), (2, False)]]
+    assert [[(o.number, o.resumed) for o in cohort] for cohort in seconds] == 2 * [[(1, True), (2, True)]]
 
 
 def test_a_trial_without_an_attempt_left_ends_as_failed_and_others_go_on(pool) -> None:

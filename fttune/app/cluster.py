@@ -83,7 +83,7 @@ class Remote:
         self._actor, self._placed = actor, placed
         self._read, self._write = Pipe(duplex=False)
         self._given_up = threading.Event()
-        self._cause, self._lost = "lost", False
+        self._cause = "lost"
         self.send(job)
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -121,10 +121,6 @@ class Remote:
         """Return what it died of, once its connection has ended."""
         return self._cause
 
-    def blameless(self) -> bool:
-        """Return whether it was lost with its actor, not with its process."""
-        return self._lost
-
     def _listen(self) -> None:
         """Feed the connection until the process ends, or until its lease has run out where it is lost."""
         import ray
@@ -139,7 +135,7 @@ class Remote:
                     self._write.send_bytes(message)
             self._cause = cause
         except ray.exceptions.RayError as error:
-            self._cause, self._lost = f"its machine or Ray's process there is lost ({type(error).__name__})", True
+            self._cause = f"its machine or Ray's process there is lost ({type(error).__name__})"
             self._given_up.wait(max(0.0, asked + 2 * LEASE_SECONDS - time.monotonic()))
         except OSError:  # nobody reads any more
             pass

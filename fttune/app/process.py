@@ -54,7 +54,3 @@ class Process:
         except subprocess.TimeoutExpired:
             return "let go of its connection amid its work"
         return cause_of_death(code) or "ended amid its work"
-
-    def blameless(self) -> bool:
-        """Return False: what kills a process may be what it does."""
-        return False

@@ -83,10 +83,6 @@ class Worker(Protocol):
         """Return what it died of, once its connection has ended."""
         ...
 
-    def blameless(self) -> bool:
-        """Return whether its task had no part in that, as when the machine is lost."""
-        ...
-
 
 class Listener(Protocol):
     """The driver's side of what happens to trials in workers."""
@@ -129,8 +125,8 @@ class Workers:
     """Runs cohorts in up to `count` workers: where a trial pauses, else where the last one had the same `shares`.
 
     `start` makes the worker of a place, counted from 0. One whose task does not move on for `stalled_seconds` is
-    ended, as if it had died: its trials begin another attempt, each by itself, so that the one to blame is found,
-    unless the listener gives them up.
+    ended, as if it had died: its trials begin another attempt, together once more, then each by itself, so that the one
+    to blame is found, unless the listener gives them up.
     A worker has no task before it is ready, which may take as long as there is no room for it.
 
     Raises:
@@ -266,7 +262,7 @@ class Workers:
                 if closing:
                     self._empty(slot)
                 else:
-                    self._lose(slot, slot.worker.cause(), blameless=slot.worker.blameless())
+                    self._lose(slot, slot.worker.cause())
                 return
             slot.moved = time.monotonic()
             if isinstance(message, Ended):
@@ -299,8 +295,8 @@ class Workers:
         self._listener.ended(asked, ended.outcome)
         self._ended.append(ended)
 
-    def _lose(self, slot: _Slot, cause: str, *, blameless: bool = False) -> None:
-        """Begin another attempt at the trials of a worker that is no more; together once, if they had no part in it."""
+    def _lose(self, slot: _Slot, cause: str) -> None:
+        """Begin another attempt at the trials of a worker that is no more; most deaths do not come again."""
         lost, attempt = slot.trials_left(), slot.task.attempt if slot.task else 1
         self._failed_starts += not slot.ready
         self._empty(slot)
@@ -309,7 +305,7 @@ class Workers:
         given_up = self._listener.lost(lost, cause) if lost else {}
         self._ended.extend(Ended(number, attempt, outcome) for number, outcome in given_up.items())
         again = _without(lost, given_up)
-        if blameless and attempt == 1 and again:
+        if attempt == 1 and again:
             self._waiting.appendleft(Task(tuple(replace(asked, resumed=True) for asked in again), attempt + 1))
         else:
             self._waiting.extendleft(_again(asked, attempt + 1) for asked in reversed(again))

@@ -42,6 +42,7 @@ ALLOWED = {
     ("__init__.py", "importlib.import_module"): "a table of fttune's own modules",
     ("tracking/uploader.py", "importlib.import_module"): "fttune's own module, in the background",
     ("app/provenance.py", "subprocess.run"): "git, with fixed arguments and no shell",
+    ("app/process.py", "subprocess.Popen"): "a worker of this very program, with fixed arguments and no shell",
     ("cli/commands.py", "os.execve"): "mlflow's server, with fttune's own options and no shell",
     ("data/arrays.py", "numpy.lib.format.open_memmap"): "refuses arrays of objects, which alone are pickled",
     ("data/rows.py", "numpy.lib.format.open_memmap"): "as above",

@@ -24,7 +24,6 @@ class Threaded:
     def __init__(self, play: Play, begin: Callable[[], bool] = lambda: True) -> None:
         self.connection, self._theirs = Pipe()
         self.killed = self.stopped = False
-        self.lost = False
         threading.Thread(target=self._serve, args=(play, begin), daemon=True).start()
 
     def _serve(self, play: Play, begin: Callable[[], bool]) -> None:
@@ -50,9 +49,6 @@ class Threaded:
 
     def cause(self) -> str:
         return "killed by SIGSEGV"
-
-    def blameless(self) -> bool:
-        return self.lost
 
 
 @dataclass
@@ -95,7 +91,7 @@ def pool() -> Iterator[Callable[..., tuple[Workers, Heard, list[tuple[int, Task]
     """Make workers that play one part after another; with what is heard, and which place began which task."""
     made: list[Workers] = []
 
-    def pool(*plays: Play, count: int = 1, heard: Heard | None = None, lost_machines: bool = False, **options: Any):
+    def pool(*plays: Play, count: int = 1, heard: Heard | None = None, **options: Any):
         heard, begun, parts = heard or Heard(), [], iter(plays)
 
         def start(place: int) -> Threaded:
@@ -105,9 +101,7 @@ def pool() -> Iterator[Callable[..., tuple[Workers, Heard, list[tuple[int, Task]
                 begun.append((place, task))
                 return play(connection, task)
 
-            made_here = Threaded(noted)
-            made_here.lost = lost_machines
-            return made_here
+            return Threaded(noted)
 
         made.append(Workers(start, heard, count=count, **{"stalled_seconds": 60.0, **options}))
         return made[-1], heard, begun
@@ -154,7 +148,7 @@ def test_what_trials_say_and_ask_reaches_the_listener(pool) -> None:
     assert isinstance(answers[1], Raised) and str(answers[1].error) == "no answer"
 
 
-def test_trials_of_a_dead_worker_begin_another_attempt_each_by_itself(pool) -> None:
+def test_trials_of_a_dead_worker_begin_another_attempt_and_those_that_had_ended_do_not(pool) -> None:
     def dies_after_the_first(connection, task) -> bool:
         connection.send(Ended(task.trials[0].number, task.attempt, DONE))
         return False
@@ -163,12 +157,12 @@ def test_trials_of_a_dead_worker_begin_another_attempt_each_by_itself(pool) -> N
     workers.submit([asked(1), asked(2), asked(3)], attempt=1)
     assert [(ended.number, ended.attempt) for ended in workers.events()] == [(1, 1), (2, 2), (3, 2)]
     assert heard.lost_trials == [([2, 3], "killed by SIGSEGV")]
-    assert numbers_of(begun) == [(1, 2, 3), (2,), (3,)]
-    assert all(one.resumed and one.cohort == () for _, task in begun[1:] for one in task.trials)
+    assert numbers_of(begun) == [(1, 2, 3), (2, 3)]
+    assert all(one.resumed for one in begun[1][1].trials)
 
 
-def test_trials_of_a_lost_machine_stay_together_once(pool) -> None:
-    workers, heard, begun = pool(lambda *_: False, lambda *_: False, lost_machines=True)
+def test_trials_of_a_dead_worker_stay_together_once_and_are_then_tried_each_by_itself(pool) -> None:
+    workers, heard, begun = pool(lambda *_: False, lambda *_: False)
     cohort = (asked(1), asked(2))
     workers.submit([replace(one, cohort=cohort) for one in cohort], attempt=1)
     assert [(ended.number, ended.attempt) for ended in workers.events()] == [(1, 3), (2, 3)]

@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from fttune.config.workspace import Workspace
+
+
+settings.register_profile("untimed", deadline=None)  # machines are shared: how long a case takes says nothing
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

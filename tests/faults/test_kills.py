@@ -22,11 +22,12 @@ def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     assert len(expected.trials) == TRIALS
     kills: list[Kill] = []
     for seed in count():
-        if len(kills) == KILLS:
+        saved = any(kill.phase == "saving" for kill in kills)  # a busy machine may miss what is aimed at
+        if len(kills) >= KILLS and (saved or len(kills) >= 3 * KILLS):
             break
         place = Place.new(tmp_path / f"killed-{seed}", name, stores=empty_stores)
         killed = Killed(place, seed=seed, seconds=seconds)
-        killed.run(KILLS - len(kills), expected=expected)
+        killed.run(max(KILLS - len(kills), KILLS // 3), expected=expected)
         assert killed.problems == [], killed.kills
         kills += killed.kills
     tally = Counter(kill.phase for kill in kills)

@@ -11,7 +11,6 @@ from hypothesis import settings
 
 from fttune.config.workspace import Workspace
 
-
 settings.register_profile("untimed", deadline=None)  # machines are shared: how long a case takes says nothing
 settings.load_profile("untimed")
 

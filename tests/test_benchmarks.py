@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import results
+from benchmarks import results, scaling
 from benchmarks.bare import bare_work
 from benchmarks.cold import memory_mib
 from benchmarks.pictures import picture_folder
@@ -160,3 +160,9 @@ def test_the_made_up_long_study_has_a_page_with_trials_of_several_states_and_the
     assert {"complete", "pruned", "diverged"} == set(written.answer.trials)
     assert sum(written.answer.trials.values()) == 30
     assert (written.page.parent / "figures" / "learning-curves.svg").is_file()
+
+
+def test_a_trial_of_the_scaling_benchmark_sleeps_for_its_length() -> None:
+    assert scaling.EXPERIMENT["data"]["limit_per_class"] * 2 == 8 * scaling.STEPS
+    took, _ = scaling.measured(seconds=0.08, trials=1, workers=1)
+    assert took >= 0.08

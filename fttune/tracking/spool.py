@@ -8,6 +8,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -191,9 +192,10 @@ class Spool:
             self.append(Entry(run, RunClosed("interrupted", {"fttune.cause": CAUSE}, unix_ms=last)))
 
     def remove(self) -> None:
-        """Remove the files: all is delivered."""
-        self.file.unlink(missing_ok=True)
-        self._position_file.unlink(missing_ok=True)
+        """Remove the files: all is delivered. Where a disk refuses, the next start finds that, and tries again."""
+        with suppress(OSError):
+            self.file.unlink(missing_ok=True)
+            self._position_file.unlink(missing_ok=True)
         self.release()
 
     def release(self) -> None:

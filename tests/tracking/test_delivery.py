@@ -188,6 +188,27 @@ def test_all_names_of_an_expired_file_go_so_that_its_room_is_free(workspace: Wor
     assert [*workspace.mlruns.rglob("best.safetensors")] == []
 
 
+def test_a_delivered_spool_that_the_disk_does_not_let_go_is_removed_by_the_next_start(
+    workspace: Workspace, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = leave(target, ("s/0", RunOpened("t", "pets")), ("s/0", EPOCHS[0]), ("s/0", RunClosed("complete")))
+    unlink = Path.unlink
+
+    def fails(path: Path, missing_ok: bool = False) -> None:
+        if path == file:
+            raise OSError(5, "Input/output error", str(path))
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fails)
+        assert [line.delivered for line in sync(workspace)] == [3]
+    assert file.exists()
+    assert [line.delivered for line in sync(workspace)] == [0]
+    assert not file.exists()
+    run = runs_of(workspace.mlflow_uri, "pets").iloc[0]
+    assert (run["status"], steps(workspace, run)) == ("FINISHED", [1])
+
+
 def test_dead_spools_are_delivered_by_one_command_at_a_time(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fttune.tracking.delivery.LOCK_SECONDS", 0.05)
     leave(target, ("s", RunOpened("s", "pets")))

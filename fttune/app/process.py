@@ -28,7 +28,7 @@ class Process:
             pass_fds=passed,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno() if hasattr(sys.stderr, "fileno") else None,  # stdout is for the result
+            stdout=2,  # as stderr: this process's stdout is for the result
             start_new_session=True,
         )
         theirs.close()

@@ -30,7 +30,7 @@ from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, FttuneError, Interrupted, TrackingFailed
 from fttune.files import second_name
 from fttune.report.folds import write_folds
-from fttune.searching import Asked, Outcome
+from fttune.searching import Outcome
 from fttune.searching.workers import Workers
 from fttune.training import Costs, Inputs, check_recipe, choose_device, library_versions
 from fttune.training.events import STUDY_ID, FileSaved, ModelSaved, RunClosed, RunOpened, StudyProgress
@@ -223,23 +223,26 @@ class _Search:
         job = Job(self.study, self.session.workspace, self.trials.name, self.trials.id)
         with started(job, device) as pool:
             if pool is None:
-                executor: searching.Executor = searching.Inline(self._trial)
+                executor: searching.Executor = searching.Inline(self.trials.run)
                 abandon = self.trials.abandon
             else:
-                driver = Driver(self.trials, self.session, self.attempts, self._report_end)
+                driver = Driver(self.trials, self.session, self.attempts)
                 stalled = 60 * self.study.stalled_minutes
                 start, count = pool
                 executor = Workers(start, driver, count=count, stalled_seconds=stalled, shares=self.trials.shares)
                 abandon = driver.abandon
-            together, reuse = self.trials.together, self._reuse
-            interrupted = False
             try:
-                searching.search(self.study, self.stored, executor, together=together, abandon=abandon, reuse=reuse)
-            except (Interrupted, KeyboardInterrupt):
-                interrupted = True
-                raise
+                searching.search(
+                    self.study,
+                    self.stored,
+                    executor,
+                    together=self.trials.together,
+                    abandon=abandon,
+                    reuse=self.trials.reuse,
+                    told=self._told,
+                )
             finally:
-                executor.close(interrupted=interrupted)
+                executor.close()
 
     def _compare_environment(self) -> None:
         """Say once when library versions or the device are not those that the study was begun with."""
@@ -261,19 +264,10 @@ class _Search:
         write_folds(file, inputs.folds, classes=inputs.data.classes)
         self.session.log.append(self.stored.study_name, FileSaved(file, "data"))
 
-    def _trial(self, asked: Asked) -> Outcome:
+    def _told(self, number: int, outcome: Outcome) -> None:
+        """Let go of what a trial that has ended is not needed for any more, and tell people."""
+        self.trials.states.forget(number)
         self.retained.update()
-        outcome = self.trials.run(asked)
-        if outcome.state != "paused":
-            self._report_progress(outcome)
-        return outcome
-
-    def _report_end(self, outcome: Outcome) -> None:
-        self.retained.update()
-        self._report_progress(outcome)
-
-    def _reuse(self, asked: Asked, outcome: Outcome, twin: int) -> None:
-        self.trials.reuse(asked, outcome, twin)
         self._report_progress(outcome)
 
     def _report_progress(self, outcome: Outcome | None = None) -> None:

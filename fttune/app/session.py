@@ -62,7 +62,7 @@ class Session:
 
     def states_of(self, run: str) -> Path:
         """Return the folder of what a run that is cut off goes on from."""
-        return self.workspace.cache / "states" / run
+        return self.workspace.states / run
 
     def deliver(self) -> None:
         """Let all that was logged reach the disk, from where it goes to MLflow. Raises CannotWrite."""

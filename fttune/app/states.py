@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -12,7 +12,6 @@ class States:
 
     folder: Path
     batch: int
-    _ended: list[int] = field(default_factory=list)
     _block: int | None = None
 
     def of(self, number: int) -> Path:
@@ -24,26 +23,21 @@ class States:
         return self._blocks / str(number // self.batch) / str(first)
 
     def begin(self, number: int, *, anew: bool) -> None:
-        """Drop what nobody needs any more when a trial begins or goes on: Optuna was told of those that ended before.
+        """Drop the cohorts of other blocks when a trial begins or goes on.
 
         With `anew` also what lies under its own number: it is from before the stores were deleted.
         """
-        while self._ended:
-            self.forget(self._ended.pop())
         if anew:
             self.forget(number)
-        self._drop_other_cohorts(number // self.batch)
+        if (block := number // self.batch) != self._block:
+            for folder in self._blocks.glob("*"):
+                if folder.name != str(block):
+                    shutil.rmtree(folder, ignore_errors=True)
+        self._block = block
 
-    def end(self, number: int) -> None:
-        """Let a trial's folder go once another one begins."""
-        self._ended.append(number)
-
-    def keep_block(self, number: int) -> None:
-        """Drop the folders of trials before the block of trial `number`, and of other blocks' cohorts."""
-        self._drop_other_cohorts(number // self.batch)
-        for folder in self.folder.glob("[0-9]*"):
-            if int(folder.name) < number // self.batch * self.batch:
-                shutil.rmtree(folder, ignore_errors=True)
+    def forget(self, number: int) -> None:
+        """Drop the folder of a trial: it is anew, or Optuna was told of its end."""
+        shutil.rmtree(self.of(number), ignore_errors=True)
 
     def drop(self, *, but: Collection[int] = ()) -> None:
         """Drop all folders, those of these trials and their cohorts excepted."""
@@ -53,17 +47,6 @@ class States:
         if not but:
             shutil.rmtree(self._blocks, ignore_errors=True)
 
-    def _drop_other_cohorts(self, block: int) -> None:
-        if block != self._block:
-            for folder in self._blocks.glob("*"):
-                if folder.name != str(block):
-                    shutil.rmtree(folder, ignore_errors=True)
-        self._block = block
-
     @property
     def _blocks(self) -> Path:
         return self.folder / "blocks"
-
-    def forget(self, number: int) -> None:
-        """Drop the folder of a trial."""
-        shutil.rmtree(self.of(number), ignore_errors=True)

@@ -72,8 +72,6 @@ class Trials:
         self.states.begin(asked.number, anew=not asked.resumed and asked.number not in self._paused)
         if asked.number not in self._ended:
             self._ended |= self._work_on(asked)
-        if self._ended[asked.number].state != "paused":
-            self.states.end(asked.number)
         return self._ended.pop(asked.number)
 
     def together(self, asked: Asked) -> Hashable:

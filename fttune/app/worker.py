@@ -27,7 +27,7 @@ from fttune.errors import FttuneError, Interrupted, WorkFailed
 from fttune.interruption import interrupt, raise_dropped_again, uninterrupted
 from fttune.searching import Asked
 from fttune.searching.executors import Ended
-from fttune.searching.workers import Question, Raised, Ready, Said
+from fttune.searching.workers import Question, Raised, Ready, Said, Task
 from fttune.training import Verdict
 from fttune.training.events import Event, Notice
 
@@ -128,7 +128,7 @@ class RemoteDesk:
 
     def states_of(self, run: str) -> Path:
         """Return the folder of what a run that is cut off goes on from."""
-        return self.workspace.cache / "states" / run
+        return self.workspace.states / run
 
     def deliver(self) -> None:
         """Do nothing: the other process does, before it tells of a trial's end."""
@@ -173,20 +173,8 @@ class RemoteTries:
         return dict(self._link.ask(AttemptTags(number)))
 
 
-class OwnStates(States):
-    """The states of trials in a worker: dropped by who tells Optuna, since trials end in another order than is told."""
-
-    def begin(self, number: int, *, anew: bool) -> None:
-        """Drop what lies under a trial's number from before the stores were deleted, with `anew`."""
-        if anew:
-            self.forget(number)
-
-    def end(self, number: int) -> None:
-        """Do nothing."""
-
-
 def serve(connection: "Connection[Any, Any]") -> None:
-    """Take a job, then tasks until None comes; send how each trial ended, or what ended this process."""
+    """Take a job, then tasks until it is interrupted; send how each trial ended, or what ended this process."""
     job: Job = connection.recv()
     link = Link(connection)
     try:
@@ -198,11 +186,12 @@ def serve(connection: "Connection[Any, Any]") -> None:
         desk = RemoteDesk(link, job.workspace)
         recipe = job.study.experiment
         inputs = prepare_in(desk, recipe, evaluation=job.study.evaluation)
-        states = OwnStates(desk.states_of(job.name), job.study.batch)
+        states = States(desk.states_of(job.name), job.study.batch)
         known = {inputs_key(recipe): inputs}
         trials = Trials(job.study, desk, job.name, job.id, known, RemoteTries(link), states)
         try:
-            while (task := connection.recv()) is not None:
+            while True:
+                task: Task = connection.recv()
                 for asked in task.trials:
                     started = time.monotonic()
                     outcome = trials.run(_judged_there(link, asked))
@@ -228,7 +217,7 @@ def _judged_there(link: Link, asked: Asked) -> Asked:
 
 
 def main() -> None:
-    """Serve until nothing is left to do, until SIGTERM (exit 143), or until the other process is no more."""
+    """Serve until SIGTERM (exit 143), or until the other process is no more."""
     connection, alive = (int(argument) for argument in sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's, which the other process passes on in its own way
     signal.signal(signal.SIGTERM, lambda signum, _: interrupt(signum))

@@ -56,12 +56,11 @@ def _processes(job: Job, *, count: int, device: str) -> Callable[[int], Worker]:
 
 @dataclass
 class Driver:
-    """The listener of a search's workers; `told` is called for each end that was logged, before Optuna hears of it."""
+    """The listener of a search's workers."""
 
     trials: Trials
     session: Session
     attempts: Attempts
-    told: Callable[[Outcome], None]
     _opened: set[str] = field(default_factory=set)
     _epochs: dict[str, int] = field(default_factory=dict)
 
@@ -92,12 +91,9 @@ class Driver:
                 return self.session.checkpoint(experiment, tags)
         raise TypeError(f"{what!r} is no question")
 
-    def ended(self, asked: Asked, outcome: Outcome) -> None:
-        """Let all that a trial logged reach the disk; blocks before its own have been told, and need no states."""
+    def settle(self) -> None:
+        """Let all that a trial logged reach the disk."""
         self.session.deliver()
-        if outcome.state != "paused":
-            self.trials.states.keep_block(asked.number)
-            self.told(outcome)
 
     def lost(self, trials: Sequence[Asked], cause: str) -> dict[int, Outcome]:
         """Count an attempt at each trial; close the runs that were open, and give up those with no attempt left."""
@@ -115,8 +111,6 @@ class Driver:
                 self.trials.abandon(asked, why)
             if why is not None:
                 given_up[asked.number] = Outcome("failed", cause=why)
-        for outcome in given_up.values():
-            self.told(outcome)
         self.session.notice(self.trials.name, _of_loss(numbers, cause, len(given_up)))
         self.session.deliver()
         return given_up

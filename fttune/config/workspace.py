@@ -86,6 +86,11 @@ class Workspace:
         return self.cache / "runs"
 
     @property
+    def states(self) -> Path:
+        """A folder for each run that was cut off: what it goes on from."""
+        return self.cache / "states"
+
+    @property
     def spools(self) -> Path:
         """Events on their way to MLflow."""
         return self.mlruns / "spool"

@@ -88,8 +88,8 @@ class Executor(Protocol):
         """Return how many trials can run at the same time."""
         ...
 
-    def close(self, *, interrupted: bool = False) -> None:
-        """Give back whatever is held; submitted trials are dropped, with `interrupted` in order, to go on later."""
+    def close(self) -> None:
+        """Give back whatever is held; submitted trials are dropped in order, so that they can go on later."""
         ...
 
 
@@ -120,6 +120,6 @@ class Inline:
         """Return 1."""
         return 1
 
-    def close(self, *, interrupted: bool = False) -> None:  # noqa: ARG002 (none runs while its caller does)
+    def close(self) -> None:
         """Drop all queued trials."""
         self._waiting.clear()

@@ -9,7 +9,7 @@ import platform
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
@@ -88,21 +88,16 @@ class Lease:
         """Let others have it. A database that does not answer lets them have it later, by itself."""
         self._released.set()
         self._thread.join()
-        try:
-            with self._engine.begin() as connection:
-                connection.execute(text(_RELEASE), self._own)
-        except SQLAlchemyError:
-            pass
+        with suppress(SQLAlchemyError), self._engine.begin() as connection:
+            connection.execute(text(_RELEASE), self._own)
         for engine in self._guarded:
             engine.dispose()
 
     def _renew(self) -> None:
         while not self._released.wait(self._seconds / 4):
-            try:
-                with self._engine.begin() as connection:
-                    connection.execute(text(_RENEW), {**self._own, "seconds": self._seconds})
-            except SQLAlchemyError:  # it may answer the next time; until then the lease runs down
-                continue
+            # It may answer the next time; until then the lease runs down.
+            with suppress(SQLAlchemyError), self._engine.begin() as connection:
+                connection.execute(text(_RENEW), {**self._own, "seconds": self._seconds})
 
     def _holder(self, connection: Connection) -> str:
         found = connection.execute(text(_HOLDER), self._own).first()
@@ -122,4 +117,4 @@ def schema_lock(engine: Engine) -> Iterator[None]:
 def place_of(locks: Path) -> str:
     """Return what no other folder of locks has in common with this one, on any machine or in any container."""
     status = locks.stat()
-    return f"{platform.node()} {uuid.getnode():x} {status.st_dev} {status.st_ino} {locks}"
+    return f"{platform.node()} {status.st_dev} {status.st_ino} {locks}"

@@ -31,6 +31,7 @@ GIVEN_UP = "the search ended before this trial did"
 Abandon = Callable[[Asked, str], None]
 Reuse = Callable[[Asked, Outcome, int], None]
 Together = Callable[[Asked], Hashable]
+Told = Callable[[int, Outcome], None]
 
 
 def search(
@@ -41,6 +42,7 @@ def search(
     together: Together = lambda asked: asked.number,
     abandon: Abandon = lambda *_: None,
     reuse: Reuse = lambda *_: None,
+    told: Told = lambda *_: None,
 ) -> None:
     """Run trials until `study.total_trials` are complete or pruned, or the time is up.
 
@@ -49,7 +51,8 @@ def search(
     own numbers. Those that the budget leaves no room for are told as failed, with their cause, after `abandon` was
     called for each. A trial whose recipe equals that of a complete one does not run: it is told that one's value, after
     `reuse` was called with its outcome and the other's number. Whatever runs where, trials are told in the order of
-    their numbers; with successive halving and hyperband, in that order on the way to each rung.
+    their numbers; with successive halving and hyperband, in that order on the way to each rung. `told` is called with a
+    trial's number and its outcome once they are stored.
 
     Raises:
         TooManyFailures: `budget.max_failed` trials in a row failed.
@@ -63,6 +66,7 @@ def search(
         asked = {t.number: Asked(t.number, resumed, study.values(t.params), pruning.judge(t)) for t, resumed in block}
         running = _Block(study, history, executor, pruning, asked, reuse)
         for trial, outcome in running.outcomes([trial for trial, _ in block], together):
+            told(trial.number, outcome)
             failed_in_a_row = failed_in_a_row + 1 if outcome.state == "failed" else 0
             if failed_in_a_row >= study.budget.max_failed:
                 _give_up(study, stored, abandon)

@@ -5,7 +5,7 @@ import os
 import platform
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,16 +75,13 @@ def study_lock(name: str, *, locks: Path, storage: str = "") -> Iterator[Lease |
         with suppress(OSError):
             who = owner.read_text(encoding="utf-8") or who
         raise StudyBusy(f"study {name} is being searched by {who}; wait for it, or stop it first") from None
-    try:
+    with ExitStack() as held:
+        held.callback(lock.release)
         write_text(owner, f"process {os.getpid()} on {platform.node()}")
         lease = lease_of(name, storage, locks=locks) if storage.startswith("postgresql") else None
-        try:
-            yield lease
-        finally:
-            if lease is not None:
-                lease.release()
-    finally:
-        lock.release()
+        if lease is not None:
+            held.callback(lease.release)
+        yield lease
 
 
 def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bool = False) -> optuna.Study:

@@ -18,8 +18,7 @@ from fttune.interruption import uninterrupted
 from fttune.searching.executors import Asked, Ended, Handle, Outcome
 from fttune.training import Verdict
 
-CLOSE_SECONDS = 10.0  # for a worker without a task
-STOP_SECONDS = 25.0  # for one that is to finish its step and write its state
+STOP_SECONDS = 25.0  # for a worker that is to finish its step and write its state
 MAX_FAILED_STARTS = 5  # in a row: whatever ends workers before they begin ends the next one too
 
 
@@ -66,7 +65,7 @@ class Line(Protocol):
 
 
 class Worker(Protocol):
-    """A process that says Ready once it runs, and takes tasks from its connection, None to end."""
+    """A process that says Ready once it runs, and takes tasks from its connection."""
 
     @property
     def connection(self) -> Line: ...
@@ -95,8 +94,8 @@ class Listener(Protocol):
         """Return the answer to a question of a worker that is at work on trials. What it raises is raised there."""
         ...
 
-    def ended(self, asked: Asked, outcome: Outcome) -> None:
-        """Take note of how a trial ended or paused, before the search is told."""
+    def settle(self) -> None:
+        """Settle what a trial has said, which has ended or paused, before the search is told."""
         ...
 
     def lost(self, trials: Sequence[Asked], cause: str) -> dict[int, Outcome]:
@@ -183,14 +182,14 @@ class Workers:
         """Return how many workers there may be."""
         return len(self._slots)
 
-    def close(self, *, interrupted: bool = False) -> None:
-        """End all workers; with `interrupted` those at work write where they stand first, and are listened to."""
+    def close(self) -> None:
+        """End all workers; those with trials write where they stand first, and are listened to."""
         live = [slot for slot in self._slots if slot.worker and slot.ready]
         for slot in live:
             assert slot.worker is not None, "just asked"
             with suppress(OSError):  # it has ended
-                slot.worker.stop() if interrupted or slot.task else slot.worker.connection.send(None)
-        end = time.monotonic() + (STOP_SECONDS if interrupted else CLOSE_SECONDS)
+                slot.worker.stop()
+        end = time.monotonic() + STOP_SECONDS
         while (listening := [slot for slot in live if slot.worker]) and time.monotonic() < end:
             for slot in self._ready(listening, end - time.monotonic()):
                 self._take(slot, closing=True)
@@ -286,13 +285,12 @@ class Workers:
             slot.worker.connection.send(answer)
 
     def _end(self, slot: _Slot, ended: Ended) -> None:
-        (asked,) = (one for one in slot.trials_left() if one.number == ended.number)
         slot.left.discard(ended.number)
         if ended.outcome.state == "paused":
             slot.held.add(ended.number)
         if not slot.left:
             slot.task = None
-        self._listener.ended(asked, ended.outcome)
+        self._listener.settle()
         self._ended.append(ended)
 
     def _lose(self, slot: _Slot, cause: str) -> None:

@@ -116,7 +116,7 @@ def test_the_disk_stays_bounded_while_the_search_runs_and_space_is_freed(tmp_pat
     counts: list[int] = []
 
     def look(entry: events.Entry) -> None:
-        if isinstance(entry.event, events.StudyProgress):
+        if isinstance(entry.event, events.RunClosed):
             time.sleep(0.5)  # MLflow takes what was logged in the background
             files = [*workspace.artifacts.rglob("checkpoint/best.safetensors")]
             counts.append(len(files))

@@ -73,9 +73,12 @@ def search(
         inputs = prepare_in(session, study.experiment, evaluation=study.evaluation)
         require_searchable(study, inputs)
         identity = identity_of(study, inputs)
-        with searching.study_lock(study.name, locks=workspace.locks), settled(session):
+        uri = study.storage or workspace.optuna_uri
+        with searching.study_lock(study.name, locks=workspace.locks, storage=uri) as lease, settled(session):
             session.uploader.open()  # refuses a store that cannot be used, before any work
-            storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
+            if lease is not None:
+                session.uploader.fence = lease.require
+            storage = searching.open_storage(uri, locks=workspace.locks, lease=lease)
             stored = searching.open_study(study, storage, identity, new=new)
             _compare_stores(session, study, stored)
             retained = Retained(study, session, stored)

@@ -15,7 +15,7 @@ from fttune.app.train import inputs_key, result_metrics, shared_inputs
 from fttune.config import Experiment, Study
 from fttune.config.experiment import flatten
 from fttune.config.sections import COSTS, MEMORY, PARAMETERS, SECONDS
-from fttune.errors import CannotWrite, Diverged, FttuneError, Interrupted, OutOfMemory
+from fttune.errors import CannotWrite, Diverged, FttuneError, Interrupted, OutOfMemory, StudyBusy
 from fttune.searching import Asked, Outcome
 from fttune.training import (
     CheckpointFolder,
@@ -39,6 +39,7 @@ from fttune.training.events import STUDY_ID, EpochEnded, Event, FileSaved, RunCl
 
 Emit = Callable[[Event], None]
 Begin = Callable[[], Training]
+HALTS = (Interrupted, KeyboardInterrupt, CannotWrite, StudyBusy)  # end the search, and leave its trials to go on later
 WRITERS = min(4, os.cpu_count() or 1)  # of a cohort's checkpoints, side by side
 
 
@@ -191,7 +192,7 @@ class Trials:
             outcome = self._outcome(experiment, result)
             metrics = result_metrics(experiment, result) | self._costs_in(outcome)
             return outcome, RunClosed(result.state, metrics=metrics)
-        except (Interrupted, KeyboardInterrupt, CannotWrite):
+        except HALTS:
             raise
         except Diverged as error:
             return Outcome("diverged", cause=str(error)), RunClosed("diverged", {"fttune.cause": "diverged"})
@@ -318,7 +319,7 @@ class Trials:
     def _closed_when_interrupted(self, trials: Sequence[Asked]) -> Iterator[None]:
         try:
             yield
-        except (Interrupted, KeyboardInterrupt, CannotWrite):
+        except HALTS:
             for asked in trials:
                 self._log(asked, RunClosed("interrupted"))
             raise

@@ -1,6 +1,8 @@
 """Optuna's storage in a database: looked at before Optuna opens it, made whole, and its failures told in one way."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,46 +11,71 @@ import optuna
 from alembic.script import ScriptDirectory
 from filelock import FileLock
 from optuna.storages import RDBStorage
-from sqlalchemy import event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+from sqlalchemy import NullPool, event
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, SQLAlchemyError
 
 from fttune.databases import BUSY_SECONDS, Schema, make_database, require_current, sqlite_file
-from fttune.errors import StoreError
+from fttune.errors import CannotWrite, StoreError
 from fttune.files import cannot_write, private_folder
+from fttune.postgres import CONNECT, bound, driver_told, is_postgres, shown_url, tables_made_once
+from fttune.searching import leases
+from fttune.searching.leases import Lease, place_of
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext
 
 
-def open_storage(uri: str, *, locks: Path) -> RDBStorage:
-    """Return the storage at `uri`; its tables are made once, under a lock.
+def open_storage(uri: str, *, locks: Path, lease: Lease | None = None) -> RDBStorage:
+    """Return the storage at `uri`; its tables are made once, under a lock. With a `lease` only its owner can write.
 
-    What its database refuses later on, because a disk is full or fails, is raised as CannotWrite.
+    What its database refuses later on, because a disk is full or fails, or since it is gone, is raised as CannotWrite.
 
     Raises:
         StoreError: the database is unreadable, or was written by another version of Optuna.
         CannotWrite: there is no room for it.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        url = make_url(uri)
-    except SQLAlchemyError as error:
-        raise StoreError(f"storage: must be a database URL such as sqlite:///optuna.db, got {uri!r}") from error
-    shown = url.render_as_string()
     private_folder(locks)
+    with _usable(uri), FileLock(locks / "optuna-schema.lock"):
+        if is_postgres(uri):
+            return _of_server(uri, lease)
+        if (file := sqlite_file(uri)) is None:
+            return _opened(uri)
+        if not file.exists():
+            make_database(file, _make)
+        require_current(file, _schema())
+        storage = _opened(uri, connect_args={"timeout": BUSY_SECONDS})
+        event.listen(storage.engine, "handle_error", _telling(file))
+        return storage
+
+
+def lease_of(study: str, uri: str, *, locks: Path) -> Lease:
+    """Return the lease of a study, whose file lock is held, in a PostgreSQL database.
+
+    Raises:
+        StudyBusy: another machine has it.
+        StoreError: the database cannot be used.
+    """
+    with _usable(uri):
+        return Lease(uri, study, place=place_of(locks), seconds=leases.LEASE_SECONDS)
+
+
+def _shown(uri: str) -> str:
+    """Return a URL as people may see it. Raises StoreError when it is none."""
     try:
-        with FileLock(locks / "optuna-schema.lock"):
-            if (file := sqlite_file(uri)) is None:
-                return _opened(uri)
-            if not file.exists():
-                make_database(file, _make)
-            require_current(file, _schema())
-            storage = _opened(uri, connect_args={"timeout": BUSY_SECONDS})
-            event.listen(storage.engine, "handle_error", _telling(file))
-            return storage
-    except ImportError as error:
-        raise StoreError(f"storage: {shown} needs a driver that is not installed: {error}") from error
+        return shown_url(uri)
+    except ValueError as error:
+        hidden = re.sub("//.*@", "//***@", uri)
+        raise StoreError(f"storage: must be a database URL such as sqlite:///optuna.db, got {hidden!r}") from error
+
+
+@contextmanager
+def _usable(uri: str) -> Iterator[None]:
+    """Tell, as StoreError, why the store of a URL cannot be used."""
+    shown = _shown(uri)
+    try:
+        with driver_told(uri):
+            yield
     except RuntimeError as error:  # what Optuna says of another version, with its remedy
         raise StoreError(f"{shown}: Optuna cannot use this store: {_first_line(error)}") from error
     except SQLAlchemyError as error:
@@ -59,6 +86,19 @@ def open_storage(uri: str, *, locks: Path) -> RDBStorage:
 
 def _opened(uri: str, **options: Any) -> RDBStorage:
     return RDBStorage(uri, engine_kwargs=options)
+
+
+def _of_server(uri: str, lease: Lease | None) -> RDBStorage:
+    # Who holds a lease lets go of its connections with it; others keep none.
+    pool: dict[str, Any] = {"poolclass": NullPool} if lease is None else {"pool_pre_ping": True}
+    with tables_made_once(uri, _schema()):
+        storage = _opened(uri, connect_args=CONNECT, **pool)
+    storage.engine.dispose()  # the next connection has the limits of this program
+    bound(storage.engine)
+    event.listen(storage.engine, "handle_error", _telling_of(shown_url(uri)))
+    if lease is not None:
+        lease.guard(storage.engine)
+    return storage
 
 
 def _make(uri: str) -> None:
@@ -84,5 +124,19 @@ def _telling(file: Path) -> "Callable[[ExceptionContext], None]":
     return tell
 
 
-def _first_line(error: Exception) -> str:
+def _telling_of(shown: str) -> "Callable[[ExceptionContext], None]":
+    """Return what turns the errors of a server that is gone, full or read-only into the one to show."""
+
+    def tell(context: "ExceptionContext") -> None:
+        if not isinstance(context.sqlalchemy_exception, IntegrityError):  # whose meaning Optuna knows
+            why = _first_line(context.original_exception)
+            raise CannotWrite(
+                f"{shown}: the database did not take what was to be stored ({why}); see to it, then run the same "
+                "command again, which goes on from there"
+            ) from context.original_exception
+
+    return tell
+
+
+def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0]

@@ -19,6 +19,9 @@ from fttune.config import Study
 from fttune.config.fingerprint import Identity, require_same
 from fttune.errors import StoreError, StudyBusy
 from fttune.files import private_folder, write_text
+from fttune.postgres import is_postgres
+from fttune.searching.database import lease_of
+from fttune.searching.leases import Lease
 from fttune.searching.memory import WriteThrough
 from fttune.searching.samplers import pruner_for
 
@@ -54,11 +57,14 @@ class TrialFacts:
 
 
 @contextmanager
-def study_lock(name: str, *, locks: Path) -> Iterator[None]:
+def study_lock(name: str, *, locks: Path, storage: str = "") -> Iterator[Lease | None]:
     """Hold the right to search a study; the operating system frees it when its owner dies.
+
+    Machines that share a PostgreSQL `storage` need its lease too, which is handed out, for `open_storage`.
 
     Raises:
         StudyBusy: another process holds it.
+        StoreError: the database cannot be used.
     """
     private_folder(locks)
     owner = locks / f"study-{name}.owner"
@@ -72,7 +78,12 @@ def study_lock(name: str, *, locks: Path) -> Iterator[None]:
         raise StudyBusy(f"study {name} is being searched by {who}; wait for it, or stop it first") from None
     try:
         write_text(owner, f"process {os.getpid()} on {platform.node()}")
-        yield
+        lease = lease_of(name, storage, locks=locks) if is_postgres(storage) else None
+        try:
+            yield lease
+        finally:
+            if lease is not None:
+                lease.release()
     finally:
         lock.release()
 

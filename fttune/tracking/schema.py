@@ -1,4 +1,4 @@
-"""MLflow's own SQLite database, before MLflow opens it: made whole, and refused when another version wrote it."""
+"""MLflow's own database, before MLflow opens it: made whole, and refused when another version wrote it."""
 
 import logging
 from functools import cache

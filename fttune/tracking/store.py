@@ -16,6 +16,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_
 from mlflow.tracking import MlflowClient
 
 from fttune.config.experiment import as_param
+from fttune.config.urls import is_database
 from fttune.errors import StoreError
 from fttune.files import private_folder
 from fttune.tracking.artifacts import Refused, local_folder, save_file
@@ -319,7 +320,7 @@ class MlflowStore:
 
     def _artifact_location(self, name: str) -> str | None:
         """Return where an experiment's artifacts go; a tracking server decides that itself."""
-        return (self.artifacts / name).as_uri() if self.uri.startswith("sqlite:") else None
+        return (self.artifacts / name).as_uri() if is_database(self.uri) else None
 
     def _refuse_moved_artifacts(self) -> None:
         if self.uri != f"sqlite:///{self.artifacts.parent / 'mlflow.db'}":

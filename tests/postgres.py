@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 
 PASSWORD = "open-sesame-17"
 NOBODY = 65534  # the server refuses to run as root
@@ -69,12 +69,10 @@ class Server:
 
 def run(url: str, statement: str, **values: Any) -> list[tuple[Any, ...]]:
     """Run a statement by itself; return its rows, if it has some."""
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with engine.connect() as connection:
         result = connection.execute(text(statement), values)
-        rows = [tuple(row) for row in result] if result.returns_rows else []
-    engine.dispose()
-    return rows
+        return [tuple(row) for row in result] if result.returns_rows else []
 
 
 @contextmanager

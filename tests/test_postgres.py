@@ -73,8 +73,8 @@ def with_revision(url: str, revision: str) -> list[tuple[str]]:
         (
             "b",
             "written by an older Maker: its tables are of revision b, and Maker 2.0 needs c. Nothing was changed; take "
-            "a copy first, with `pg_dump --format=custom --file=FILE {url}`. Upgrade it with `maker upgrade {url}`, then "
-            "run the same command again",
+            "a copy first, with `pg_dump --format=custom --file=FILE {url}`. Upgrade it with `maker upgrade {url}`, "
+            "then run the same command again",
         ),
         (
             "d",
@@ -94,7 +94,7 @@ def test_tables_of_another_version_are_refused_with_the_remedy(revision: str, sa
 @pytest.mark.postgres
 def test_a_database_of_another_optuna_is_left_as_it_is(database: str, tmp_path: Path) -> None:
     before = with_revision(database, "v3.0.0.a")  # of an Optuna of 2022, which has other tables
-    with pytest.raises(StoreError, match="written by an older Optuna: .* `optuna storage upgrade --storage postgres"):
+    with pytest.raises(StoreError, match=r"written by an older Optuna: .* `optuna storage upgrade --storage p"):
         open_storage(database, locks=tmp_path)
     assert run(database, TABLES) == before
 

@@ -1,6 +1,7 @@
 """Optuna's storage in a database: looked at before Optuna opens it, made whole, and its failures told in one way."""
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -22,7 +23,10 @@ from fttune.searching import leases
 from fttune.searching.leases import Lease, place_of
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import ExceptionContext
+    from sqlalchemy.engine import Dialect, ExceptionContext
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+
+PATIENCE_SECONDS, PAUSE_SECONDS = 30.0, 0.5  # with a server that was there at the start
 
 
 def open_storage(uri: str, *, locks: Path, lease: Lease | None = None) -> RDBStorage:
@@ -95,10 +99,23 @@ def _of_server(uri: str, lease: Lease | None) -> RDBStorage:
         storage = _opened(uri, connect_args=CONNECT, **pool)
     storage.engine.dispose()  # the next connection has the limits of this program
     bound(storage.engine)
+    event.listen(storage.engine, "do_connect", _connected_patiently)
     event.listen(storage.engine, "handle_error", _telling_of(shown_url(uri)))
     if lease is not None:
         lease.guard(storage.engine)
     return storage
+
+
+def _connected_patiently(dialect: "Dialect", _: object, arguments: Any, options: Any) -> "DBAPIConnection":
+    """Connect to a server that answers, or will: one that starts again takes seconds."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return dialect.connect(*arguments, **options)
+        except dialect.loaded_dbapi.OperationalError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(PAUSE_SECONDS)
 
 
 def _make(uri: str) -> None:
@@ -128,7 +145,8 @@ def _telling_of(shown: str) -> "Callable[[ExceptionContext], None]":
     """Return what turns the errors of a server that is gone, full or read-only into the one to show."""
 
     def tell(context: "ExceptionContext") -> None:
-        if not isinstance(context.sqlalchemy_exception, IntegrityError):  # whose meaning Optuna knows
+        # SQLAlchemy connects anew when a look at an old connection fails; Optuna knows what a conflict means.
+        if not context.is_pre_ping and not isinstance(context.sqlalchemy_exception, IntegrityError):
             why = _first_line(context.original_exception)
             raise CannotWrite(
                 f"{shown}: the database did not take what was to be stored ({why}); see to it, then run the same "

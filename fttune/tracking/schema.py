@@ -16,8 +16,8 @@ def prepare_database(uri: str) -> None:
     """Make the database of a tracking URI where there is none, else see that this MLflow can use it: hold a lock.
 
     MLflow itself would make a database step by step, and migrate some of those of an older version in place, neither of
-    which a crash may cut short, and ask a server that does not answer for an hour. What lies behind a tracking server is
-    that server's own affair.
+    which a crash may cut short, and ask a server that does not answer for an hour. What lies behind a tracking server
+    is that server's own affair.
 
     Raises:
         StoreError: the database is damaged, or was written by another version of MLflow; or its driver is missing.

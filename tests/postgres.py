@@ -34,6 +34,7 @@ class Server:
     programs: Path
     folder: Path
     port: int
+    fsync: bool = False
     _process: "subprocess.Popen[bytes] | None" = field(default=None)
 
     def url(self, database: str = "postgres") -> str:
@@ -48,7 +49,12 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        options = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": "",
+            "fsync": self.fsync,
+        }
         command = [self.programs / "postgres", "-D", self.folder / "data"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -76,8 +82,8 @@ def run(url: str, statement: str, **values: Any) -> list[tuple[Any, ...]]:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
-    """Make a server and start it."""
+def server(*, fsync: bool = False) -> Iterator[Server]:
+    """Make a server and start it; without `fsync` it is fast, and safe from all but a loss of power."""
     found = programs()
     assert found is not None, "asked before"
     with socket.socket() as free:
@@ -91,7 +97,7 @@ def server() -> Iterator[Server]:
         how = ["--auth=scram-sha-256", f"--pwfile={password}", "--no-sync", "--encoding=UTF8"]
         command = [found / "initdb", "-D", Path(folder) / "data", "-U", "fttune", *how]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder, **_user())
-        made = Server(found, Path(folder), port)
+        made = Server(found, Path(folder), port, fsync)
         made.start()
         try:
             yield made

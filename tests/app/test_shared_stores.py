@@ -204,9 +204,7 @@ def test_a_database_that_takes_nothing_more_ends_the_search_with_one_message_and
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1.0])
-def test_a_server_that_restarts_amid_a_study_fails_nothing(
-    seconds: float, workspace: Workspace, tmp_path: Path
-) -> None:
+def test_a_server_that_restarts_amid_a_study_fails_none(seconds: float, workspace: Workspace, tmp_path: Path) -> None:
     with postgres.server() as server:
         study = study_of(tmp_path, storage=server.new_database(), batch=1)
         starting = threading.Timer(seconds, server.start)

@@ -64,9 +64,9 @@ def search(
 
     Raises:
         BadInput: data or weights cannot be used, or the stored study is another one (StudyChanged).
-        StudyBusy: another process searches this study.
+        StudyBusy: another process searches this study, or took it over from this one.
         TooManyFailures: `budget.max_failed` trials in a row failed.
-        CannotWrite: a disk is full or fails; the same call continues when it is seen to.
+        CannotWrite: a disk or database is full or fails; the same call continues when it is seen to.
     """
     workspace = workspace or Workspace.at()
     with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:

@@ -140,24 +140,32 @@ def test_a_dead_owner_loses_its_lease_and_one_that_slept_stores_nothing_more(
     ready = multiprocessing.get_context("forkserver").Event()
     owner = processes.CONTEXT.Process(target=hold, args=(database, str(tmp_path), ready))
     owner.start()
-    assert ready.wait(60) and owner.pid is not None
-    os.kill(owner.pid, order)
-    lease, end = None, time.monotonic() + 30
-    while lease is None:
-        assert time.monotonic() < end
+    try:
+        assert ready.wait(60) and owner.pid is not None
+        os.kill(owner.pid, order)
+        lease = taken_over(database, str(owner.pid))
+        storage = open_storage(database, locks=tmp_path, lease=lease)
+        before = optuna.get_all_study_names(storage)
+        if order == signal.SIGSTOP:
+            os.kill(owner.pid, signal.SIGCONT)
+        owner.join(30)
+        assert owner.exitcode == (7 if order == signal.SIGSTOP else -signal.SIGKILL)
+        assert optuna.get_all_study_names(storage) == before
+        lease.release()
+    finally:
+        owner.kill()
+
+
+def taken_over(database: str, owner: str) -> Lease:
+    """Return the lease once that of its silent owner has ended."""
+    end = time.monotonic() + 30
+    while True:
         try:
-            lease = Lease(database, "pets", place="here", seconds=30)
+            return Lease(database, "pets", place="here", seconds=30)
         except StudyBusy as error:
-            assert f"process {owner.pid} on" in str(error)
+            assert f"process {owner} on" in str(error)
+            assert time.monotonic() < end
             time.sleep(0.1)
-    storage = open_storage(database, locks=tmp_path, lease=lease)
-    before = optuna.get_all_study_names(storage)
-    if order == signal.SIGSTOP:
-        os.kill(owner.pid, signal.SIGCONT)
-    owner.join(30)
-    assert owner.exitcode == (7 if order == signal.SIGSTOP else -signal.SIGKILL)
-    assert optuna.get_all_study_names(storage) == before
-    lease.release()
 
 
 def test_who_only_reads_makes_no_table_of_leases(database: str, tmp_path: Path) -> None:

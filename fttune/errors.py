@@ -13,7 +13,7 @@ FttuneError
     ├── OutOfMemory          a recipe does not fit into the memory of its device, or of the machine
     ├── TooManyFailures      `budget.max_failed` trials in a row failed
     ├── StudyBusy            another process searches this study, or took it over
-    ├── CannotWrite          a disk or database is full or fails; what was under way is kept, and the same command goes on
+    ├── CannotWrite          a disk or database fails; what was under way is kept, and the same command goes on
     └── TrackingFailed       MLflow did not take what was logged
 
 Interrupted                  a BaseException, so that no `except Exception` swallows it: exit 128 + signal
@@ -138,7 +138,7 @@ class StudyBusy(WorkFailed):
 
 
 class CannotWrite(WorkFailed):
-    """A disk or database is full or fails: no fault of the trial under way, which can be gone on with, like an interrupted one."""
+    """A disk or database is full or fails: no fault of the trial under way, which is gone on with as after a signal."""
 
 
 class TrackingFailed(WorkFailed):

@@ -15,9 +15,11 @@ import optuna
 import pytest
 
 import fttune
+from fttune.app.confirm import confirm
 from fttune.config import Study
 from fttune.config.workspace import Workspace
 from fttune.errors import CannotWrite, StoreError, StudyBusy
+from fttune.searching import study_lock
 from fttune.training.events import Entry, EpochEnded
 from tests import postgres, processes
 from tests.postgres import run
@@ -160,6 +162,19 @@ def test_an_owner_that_finds_its_lease_taken_tells_nothing_more(
     assert {name: len(one) for name, one in points_of(workspace.mlflow_uri).items()} == {
         f"tiny/{n}": 3 for n in range(3)
     }
+
+
+def test_a_confirmation_needs_the_lease_too(database: str, workspace: Workspace, tmp_path: Path) -> None:
+    study = study_of(tmp_path, storage=database, budget__n_trials=2, confirm={"top_k": 1, "seeds": 2})
+    fttune.search(study, workspace=workspace)
+    with (
+        study_lock(study.name, locks=tmp_path / "elsewhere", storage=database),
+        pytest.raises(StudyBusy, match="study tiny is being searched by process"),
+    ):
+        confirm(study, workspace=workspace)
+    found = confirm(study, workspace=workspace)
+    assert confirm(study, workspace=workspace) == found, "it is stored"
+    assert run(database, "SELECT * FROM fttune_leases") == []
 
 
 def set_read_only(server: postgres.Server, database: str, value: str) -> None:

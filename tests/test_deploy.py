@@ -38,6 +38,7 @@ def compose() -> dict[str, Any]:
 def server_command(compose: dict[str, Any]) -> list[str]:
     """Return the words of the `mlflow server` command, as the container's shell would split them."""
     (script,) = compose["services"]["mlflow"]["command"]
+    script = script.replace("${ADDRESS:-127.0.0.1}", "127.0.0.1")
     return shlex.split(script.replace("$$", "$").strip().splitlines()[-1].removeprefix("exec "))
 
 
@@ -51,7 +52,9 @@ def test_what_the_file_names_is_in_it(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         assert service["secrets"] == list(compose["secrets"])
         assert {"test", "interval", "retries"} <= service["healthcheck"].keys()
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), "nothing is open to the network"
+        assert all(port.startswith("${ADDRESS:-127.0.0.1}:") for port in service["ports"]), (
+            "nothing is open to the network"
+        )
     assert compose["services"]["mlflow"]["depends_on"]["postgres"]["condition"] == "service_healthy"
     sources = [one["source"] for one in compose["services"]["postgres"]["configs"]]
     assert sources == list(compose["configs"])

@@ -1,8 +1,8 @@
 """The SQLite databases of other libraries: made whole or not at all, and looked at before their library opens them.
 
 A library that opens a database of another version may change it before it refuses: Optuna adds the tables that it
-misses, MLflow adds them and runs its migrations, which are no single transaction. Knows neither of them; other
-databases are their library's own affair. Standard library only.
+misses, MLflow adds them and runs its migrations, which are no single transaction. Knows neither of them; those of a
+PostgreSQL server are in `postgres.py`, others are their library's own affair. Standard library only.
 """
 
 import re
@@ -36,6 +36,26 @@ class Schema:
     upgrade: str
     revisions: Sequence[str]
 
+    def require(self, revision: str, *, shown: str, url: str, copied: Callable[[], str]) -> None:
+        """Refuse tables of another revision than the library's own.
+
+        `shown` and `url` name the database in the message and in the library's command; `copied` is called for one of
+        an older version, and tells of the copy of it. Raises StoreError.
+        """
+        if revision == self.revisions[0]:
+            return
+        if revision in self.revisions:
+            raise StoreError(
+                f"{shown}: written by an older {self.library}: its tables are of revision {revision}, and "
+                f"{self.library} {self.version} needs {self.revisions[0]}. Nothing was changed{copied()}. "
+                f"Upgrade it with `{self.upgrade} {url}`, then run the same command again"
+            )
+        raise StoreError(
+            f"{shown}: written by a newer {self.library}, or by another program: its tables are of revision "
+            f"{revision}, which {self.library} {self.version} does not know. Nothing was changed. Upgrade the library "
+            f"with `pip install --upgrade {self.package}`, or use another store"
+        )
+
 
 def sqlite_file(url: str) -> Path | None:
     """Return the file of a SQLite database by its SQLAlchemy URL; None for any other database."""
@@ -55,20 +75,11 @@ def require_current(file: Path, schema: Schema) -> None:
         CannotWrite: there is no room for the copy.
     """
     revision = _revision(file, schema)
-    if revision == schema.revisions[0]:
-        return
-    url = f"sqlite:///{file}"
-    if revision in schema.revisions:
-        copy = _backup(file, revision)
-        raise StoreError(
-            f"{file}: written by an older {schema.library}: its tables are of revision {revision}, and "
-            f"{schema.library} {schema.version} needs {schema.revisions[0]}. Nothing was changed, and a copy lies at "
-            f"{copy}. Upgrade it with `{schema.upgrade} {url}`, then run the same command again"
-        )
-    raise StoreError(
-        f"{file}: written by a newer {schema.library}: its tables are of revision {revision}, which "
-        f"{schema.library} {schema.version} does not know. Nothing was changed. Upgrade the library with "
-        f"`pip install --upgrade {schema.package}`, or use another store"
+    schema.require(
+        revision,
+        shown=str(file),
+        url=f"sqlite:///{file}",
+        copied=lambda: f", and a copy lies at {_backup(file, revision)}",
     )
 
 

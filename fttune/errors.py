@@ -12,8 +12,8 @@ FttuneError
     ├── Diverged             a loss or metric became NaN or infinite
     ├── OutOfMemory          a recipe does not fit into the memory of its device, or of the machine
     ├── TooManyFailures      `budget.max_failed` trials in a row failed
-    ├── StudyBusy            another process searches this study
-    ├── CannotWrite          a disk is full or fails; what was under way is kept, and the same command goes on
+    ├── StudyBusy            another process searches this study, or took it over
+    ├── CannotWrite          a disk or database fails; what was under way is kept, and the same command goes on
     └── TrackingFailed       MLflow did not take what was logged
 
 Interrupted                  a BaseException, so that no `except Exception` swallows it: exit 128 + signal
@@ -134,11 +134,11 @@ class TooManyFailures(WorkFailed):
 
 
 class StudyBusy(WorkFailed):
-    """Another process searches this study."""
+    """Another process searches this study, or took it over from this one, which was silent for too long."""
 
 
 class CannotWrite(WorkFailed):
-    """A disk is full or fails: no fault of the trial under way, which can be gone on with, like an interrupted one."""
+    """A disk or database is full or fails: no fault of the trial under way, which is gone on with as after a signal."""
 
 
 class TrackingFailed(WorkFailed):

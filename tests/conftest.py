@@ -4,12 +4,15 @@ import copy
 import shutil
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
 from fttune.config.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tests import postgres
 
 settings.register_profile("untimed", deadline=None)  # machines are shared: how long a case takes says nothing
 settings.load_profile("untimed")
@@ -44,6 +47,24 @@ def programs() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.export, "export", exported)
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> "Iterator[postgres.Server]":
+    """A PostgreSQL server; without one on this machine the tests that need it are skipped."""
+    pytest.importorskip("psycopg", reason="needs fttune[postgres]")
+    from tests import postgres
+
+    if postgres.programs() is None:
+        pytest.skip("needs PostgreSQL's programs (Debian: postgresql)")
+    with postgres.server() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres_server: "postgres.Server") -> str:
+    """The URL of a new database on the server."""
+    return postgres_server.new_database()
 
 
 @pytest.fixture

@@ -20,7 +20,18 @@ from tests import processes
 from tests.recipes import write_experiment, write_study
 from tests.stored import runs_of
 
-HEAVY = ("torch", "torchvision", "mlflow", "optuna", "pandas", "numpy", "sklearn", "matplotlib")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "mlflow",
+    "optuna",
+    "pandas",
+    "numpy",
+    "sklearn",
+    "matplotlib",
+    "sqlalchemy",
+    "psycopg",
+)
 COMMANDS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
 
 

@@ -60,8 +60,11 @@ def confirm(study: Study, *, workspace: Workspace | None = None, display: Displa
             raise BadInput(f"study {stored.study_name} is unfinished; run `fttune search` on it to its end first")
         chosen = candidates(study, stored)
         uri = study.storage or workspace.optuna_uri
-        with searching.study_lock(study.name, locks=workspace.locks, storage=uri), settled(session):
+        with searching.study_lock(study.name, locks=workspace.locks, storage=uri) as lease, settled(session):
             session.uploader.open()
+            if lease is not None:
+                session.uploader.fence = lease.require
+                stored = stored_study(study, workspace, lease=lease)
             return _Confirming(study, session, stored, {inputs_key(study.experiment): inputs}).run(chosen)
 
 

@@ -64,9 +64,9 @@ def search(
 
     Raises:
         BadInput: data or weights cannot be used, or the stored study is another one (StudyChanged).
-        StudyBusy: another process searches this study.
+        StudyBusy: another process searches this study, or took it over from this one.
         TooManyFailures: `budget.max_failed` trials in a row failed.
-        CannotWrite: a disk is full or fails; the same call continues when it is seen to.
+        CannotWrite: a disk or database is full or fails; the same call continues when it is seen to.
     """
     workspace = workspace or Workspace.at()
     with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
@@ -76,6 +76,8 @@ def search(
         uri = study.storage or workspace.optuna_uri
         with searching.study_lock(study.name, locks=workspace.locks, storage=uri) as lease, settled(session):
             session.uploader.open()  # refuses a store that cannot be used, before any work
+            if lease is not None:
+                session.uploader.fence = lease.require
             storage = searching.open_storage(uri, locks=workspace.locks, lease=lease)
             stored = searching.open_study(study, storage, identity, new=new)
             _compare_stores(session, study, stored)

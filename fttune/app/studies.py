@@ -48,14 +48,15 @@ def list_studies(workspace: Workspace) -> list[StudyLine]:
     return [_line(stored) for stored in searching.stored_studies(storage)]
 
 
-def stored_study(study: Study, workspace: Workspace) -> "optuna.Study":
-    """Return the newest generation of a study, to be read.
+def stored_study(study: Study, workspace: Workspace, *, lease: searching.Lease | None = None) -> "optuna.Study":
+    """Return the newest generation of a study, to be read, or to be written to under its `lease`.
 
     Raises:
         BadInput: it was never searched here, or its file has changed since (StudyChanged); data are not looked at.
     """
     if study.storage or (workspace.mlruns / "optuna.db").is_file():
-        storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
+        uri = study.storage or workspace.optuna_uri
+        storage = searching.open_storage(uri, locks=workspace.locks, lease=lease)
         name = searching.current_name(study.name, storage)
         for stored in searching.stored_studies(storage):
             if stored.study_name == name:

@@ -22,8 +22,18 @@ def require_tracking_variable(url: str) -> None:
         raise BadInput(f"MLFLOW_TRACKING_URI: {rule or f'must be one line, got {shown(url)}'}; correct or unset it")
 
 
+def is_database(url: str) -> bool:
+    """Return whether a URL names a database, and no server in front of one."""
+    return kind_of(url) in STORES
+
+
+def kind_of(url: str) -> str:
+    """Return the kind of a URL, a driver after `+` left out; all of it where it is no URL."""
+    return url.partition("://")[0].partition("+")[0]
+
+
 def _refusal(url: str, kinds: tuple[str, ...]) -> str | None:
     kind, colon, _ = url.partition("://")
     if not colon:
         return f"must be a URL such as sqlite:///FILE or http://127.0.0.1:5000, got {shown(url)}"
-    return None if kind.partition("+")[0] in kinds else f"of a URL the kind {one_of(kind, kinds)}"
+    return None if kind_of(url) in kinds else f"of a URL the kind {one_of(kind, kinds)}"

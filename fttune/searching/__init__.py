@@ -2,6 +2,7 @@
 
 from fttune.searching.database import open_storage
 from fttune.searching.executors import Asked, Executor, Inline, Objective, Outcome
+from fttune.searching.leases import Lease
 from fttune.searching.ranking import front, ranked
 from fttune.searching.retention import retained
 from fttune.searching.search import is_spent, search
@@ -22,6 +23,7 @@ __all__ = [
     "Asked",
     "Executor",
     "Inline",
+    "Lease",
     "Objective",
     "Outcome",
     "counted",

@@ -1,5 +1,7 @@
 """Optuna's storage in a database: looked at before Optuna opens it, made whole, and its failures told in one way."""
 
+import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -10,17 +12,21 @@ import optuna
 from alembic.script import ScriptDirectory
 from filelock import FileLock
 from optuna.storages import RDBStorage
-from sqlalchemy import NullPool, create_engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy import NullPool, event
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, SQLAlchemyError
 
 from fttune.databases import BUSY_SECONDS, Schema, make_database, require_current, sqlite_file
 from fttune.errors import CannotWrite, StoreError
 from fttune.files import cannot_write, private_folder
-from fttune.searching.leases import CONNECT, Lease, place_of, schema_lock
+from fttune.postgres import CONNECT, bound, driver_told, is_postgres, shown_url, tables_made_once
+from fttune.searching import leases
+from fttune.searching.leases import Lease, place_of
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import ExceptionContext
+    from sqlalchemy.engine import Dialect, ExceptionContext
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+
+PATIENCE_SECONDS, PAUSE_SECONDS = 30.0, 0.5  # with a server that was there at the start
 
 
 def open_storage(uri: str, *, locks: Path, lease: Lease | None = None) -> RDBStorage:
@@ -33,11 +39,10 @@ def open_storage(uri: str, *, locks: Path, lease: Lease | None = None) -> RDBSto
         CannotWrite: there is no room for it.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    shown = _shown(uri)
     private_folder(locks)
-    with _usable(shown), FileLock(locks / "optuna-schema.lock"):
-        if uri.startswith("postgresql"):
-            return _of_postgresql(uri, shown, lease)
+    with _usable(uri), FileLock(locks / "optuna-schema.lock"):
+        if is_postgres(uri):
+            return _of_server(uri, lease)
         if (file := sqlite_file(uri)) is None:
             return _opened(uri)
         if not file.exists():
@@ -55,27 +60,26 @@ def lease_of(study: str, uri: str, *, locks: Path) -> Lease:
         StudyBusy: another machine has it.
         StoreError: the database cannot be used.
     """
-    with _usable(_shown(uri)):
-        return Lease(uri, study, place=place_of(locks))
+    with _usable(uri):
+        return Lease(uri, study, place=place_of(locks), seconds=leases.LEASE_SECONDS)
 
 
 def _shown(uri: str) -> str:
-    """Return a URL without its password. Raises StoreError when it is none."""
+    """Return a URL as people may see it. Raises StoreError when it is none."""
     try:
-        return make_url(uri).render_as_string()
-    except SQLAlchemyError as error:
-        raise StoreError(f"storage: must be a database URL such as sqlite:///optuna.db, got {uri!r}") from error
+        return shown_url(uri)
+    except ValueError as error:
+        hidden = re.sub("//.*@", "//***@", uri)
+        raise StoreError(f"storage: must be a database URL such as sqlite:///optuna.db, got {hidden!r}") from error
 
 
 @contextmanager
-def _usable(shown: str) -> Iterator[None]:
+def _usable(uri: str) -> Iterator[None]:
     """Tell, as StoreError, why the store of a URL cannot be used."""
+    shown = _shown(uri)
     try:
-        yield
-    except ImportError as error:
-        raise StoreError(
-            f"storage: {shown} needs a driver that is not installed ({error}); for PostgreSQL install fttune[postgres]"
-        ) from error
+        with driver_told(uri):
+            yield
     except RuntimeError as error:  # what Optuna says of another version, with its remedy
         raise StoreError(f"{shown}: Optuna cannot use this store: {_first_line(error)}") from error
     except SQLAlchemyError as error:
@@ -88,14 +92,30 @@ def _opened(uri: str, **options: Any) -> RDBStorage:
     return RDBStorage(uri, engine_kwargs=options)
 
 
-def _of_postgresql(uri: str, shown: str, lease: Lease | None) -> RDBStorage:
-    pool: dict[str, Any] = {"pool_pre_ping": True} if lease else {"poolclass": NullPool}  # who reads keeps none open
-    with schema_lock(create_engine(uri, poolclass=NullPool, connect_args=CONNECT)):
+def _of_server(uri: str, lease: Lease | None) -> RDBStorage:
+    # Who holds a lease lets go of its connections with it; others keep none.
+    pool: dict[str, Any] = {"poolclass": NullPool} if lease is None else {"pool_pre_ping": True}
+    with tables_made_once(uri, _schema()):
         storage = _opened(uri, connect_args=CONNECT, **pool)
-    event.listen(storage.engine, "handle_error", _telling_of(shown))
+    storage.engine.dispose()  # the next connection has the limits of this program
+    bound(storage.engine)
+    event.listen(storage.engine, "do_connect", _connected_patiently)
+    event.listen(storage.engine, "handle_error", _telling_of(shown_url(uri)))
     if lease is not None:
         lease.guard(storage.engine)
     return storage
+
+
+def _connected_patiently(dialect: "Dialect", _: object, arguments: Any, options: Any) -> "DBAPIConnection":
+    """Connect to a server that answers, or will: one that starts again takes seconds."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return dialect.connect(*arguments, **options)
+        except dialect.loaded_dbapi.OperationalError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(PAUSE_SECONDS)
 
 
 def _make(uri: str) -> None:
@@ -122,13 +142,16 @@ def _telling(file: Path) -> "Callable[[ExceptionContext], None]":
 
 
 def _telling_of(shown: str) -> "Callable[[ExceptionContext], None]":
-    """Return what turns the errors of a server that is gone, or full, into the one to show."""
+    """Return what turns the errors of a server that is gone, full or read-only into the one to show."""
 
     def tell(context: "ExceptionContext") -> None:
-        error = context.sqlalchemy_exception
-        if context.is_disconnect or isinstance(error, OperationalError | InterfaceError):
+        # SQLAlchemy connects anew when a look at an old connection fails; Optuna knows what a conflict means.
+        if not context.is_pre_ping and not isinstance(context.sqlalchemy_exception, IntegrityError):
             why = _first_line(context.original_exception)
-            raise CannotWrite(f"{shown}: does not answer ({why}); run the same command again when it does") from error
+            raise CannotWrite(
+                f"{shown}: the database did not take what was to be stored ({why}); see to it, then run the same "
+                "command again, which goes on from there"
+            ) from context.original_exception
 
     return tell
 

@@ -19,6 +19,7 @@ from fttune.config import Study
 from fttune.config.fingerprint import Identity, require_same
 from fttune.errors import StoreError, StudyBusy
 from fttune.files import private_folder, write_text
+from fttune.postgres import is_postgres
 from fttune.searching.database import lease_of
 from fttune.searching.leases import Lease
 from fttune.searching.memory import WriteThrough
@@ -78,7 +79,7 @@ def study_lock(name: str, *, locks: Path, storage: str = "") -> Iterator[Lease |
     with ExitStack() as held:
         held.callback(lock.release)
         write_text(owner, f"process {os.getpid()} on {platform.node()}")
-        lease = lease_of(name, storage, locks=locks) if storage.startswith("postgresql") else None
+        lease = lease_of(name, storage, locks=locks) if is_postgres(storage) else None
         if lease is not None:
             held.callback(lease.release)
         yield lease

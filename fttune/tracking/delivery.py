@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from fttune.errors import FttuneError
 from fttune.tracking.redaction import redacted_text
 from fttune.tracking.spool import Group, Spool, Target, entries_of, refuse, spool_files
 from fttune.training.events import CheckpointExpired, Entry, Event, RunClosed, RunOpened
@@ -60,7 +61,7 @@ class Delivery:
     """One spool on its way to MLflow, and the files that its runs left.
 
     `foreign` says that its session is dead, and nobody knows what it began to deliver; `keeps` of which runs the files
-    stay: those that are under way.
+    stay: those that are under way. `fence` is called before each group of events, and what it raises ends the delivery.
     """
 
     spool: Spool
@@ -68,6 +69,7 @@ class Delivery:
     keeps: Callable[[str], bool]
     say: Callable[[str], None]
     foreign: bool = False
+    fence: Callable[[], None] | None = None
     events: int = 0
     refused: int = 0
     _groups: deque[Group] = field(default_factory=deque)
@@ -86,11 +88,20 @@ class Delivery:
         """Deliver what is left. Raises Unreachable, after which the same call goes on."""
         while self._groups or self._read_on():
             while self._groups:
+                self._require_own()
                 self._deliver(store, self._groups[0])
                 self.events += len(self._groups[0].events)
                 self._note(self._groups.popleft())
                 self.spool.record(self.spool.done + 1, self._read)
             self._drop_files()
+
+    def _require_own(self) -> None:
+        if self.fence is None:
+            return
+        try:
+            self.fence()
+        except FttuneError as error:
+            raise Unreachable from error
 
     def _read_on(self) -> bool:
         """Take the next groups of the spool, without those that its session delivered."""

@@ -16,6 +16,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_
 from mlflow.tracking import MlflowClient
 
 from fttune.config.experiment import as_param
+from fttune.config.urls import is_database
 from fttune.errors import StoreError
 from fttune.files import private_folder
 from fttune.tracking.artifacts import Refused, local_folder, save_file
@@ -127,6 +128,9 @@ class MlflowStore:
             elif isinstance(event, ModelSaved):
                 self._log_model(run, event)
             elif isinstance(event, RunClosed) and run in self._runs:  # not interrupted before it was opened
+                if again and self._ended_after(self._runs[run], event):
+                    pending = _Pending()
+                    continue
                 self._log(run, self._closing(run, pending, event))
                 self.client.set_terminated(self._id(run), STATUS[event.state], event.unix_ms)
                 self._known.pop(run, None)
@@ -203,7 +207,9 @@ class MlflowStore:
         else:
             found = self._opened_before(key, event) if event.reopen or again else None
             if found is not None:
-                self._take_up(run := found)
+                run = found
+                if not (again and self._ended_after(run, event)):
+                    self._take_up(run)
                 pending.stored.clear()
             else:
                 parent = {"mlflow.parentRunId": self._id(event.parent)} if event.parent in self._runs else {}
@@ -214,6 +220,11 @@ class MlflowStore:
             self._known[key] = _Known(set(run.data.metrics))
         pending.tags |= {name: value for name, value in event.tags.items() if run.data.tags.get(name) != value}
         pending.params += [Param(n, as_param(value)) for n, value in event.params.items() if n not in run.data.params]
+
+    def _ended_after(self, run: Run, event: RunOpened | RunClosed) -> bool:
+        """Return whether a run has ended since an event: another machine went on with it, and its word counts."""
+        ended = self.client.get_run(run.info.run_id).info.end_time
+        return ended is not None and ended > event.unix_ms
 
     def _take_up(self, run: Run) -> None:
         """Let a run that was closed run again."""
@@ -319,7 +330,7 @@ class MlflowStore:
 
     def _artifact_location(self, name: str) -> str | None:
         """Return where an experiment's artifacts go; a tracking server decides that itself."""
-        return (self.artifacts / name).as_uri() if self.uri.startswith("sqlite:") else None
+        return (self.artifacts / name).as_uri() if is_database(self.uri) else None
 
     def _refuse_moved_artifacts(self) -> None:
         if self.uri != f"sqlite:///{self.artifacts.parent / 'mlflow.db'}":

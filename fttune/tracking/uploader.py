@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fttune.errors import FttuneError, StoreError, TrackingFailed
+from fttune.errors import FttuneError, StoreError, StudyBusy, TrackingFailed
 from fttune.files import cannot_write, is_of_disk
 from fttune.tracking.delivery import Deliveries, Delivery, Unreachable, why
 from fttune.tracking.records import FOR_PEOPLE
@@ -54,11 +54,21 @@ class _Outage:
         return self.failed + max(self.pause, self.late)
 
 
+def _no_fence() -> None:
+    """Let everything pass."""
+
+
 class Uploader:
-    """A listener of an event log, and its thread, which is the only caller of mlflow."""
+    """A listener of an event log, and its thread, which is the only caller of mlflow.
+
+    Before an event is taken, and before some are sent, `fence` is called: nothing passes once it raises.
+    """
+
+    fence: Callable[[], None]
 
     def __init__(self, target: Target) -> None:
         self._target = target
+        self.fence = _no_fence
         self._spool: Spool | None = None
         self._open: set[str] = set()
         self._notices: list[str] = []
@@ -77,15 +87,17 @@ class Uploader:
 
         Raises:
             CannotWrite: the disk is full or fails.
+            Exception: what `fence` raises.
         """
         if isinstance(entry.event, FOR_PEOPLE):
             return
+        self.fence()
         entry = redacted(entry)
         with self._changed:
             if self._spool is None:
                 self._spool = Spool.create(self._target)
                 self._deliveries.own = Delivery(
-                    self._spool, self._target, keeps=self._is_open, say=self._notices.append
+                    self._spool, self._target, self._is_open, self._notices.append, fence=lambda: self.fence()
                 )
             if isinstance(entry.event, RunOpened):
                 self._open.add(entry.run)
@@ -298,7 +310,7 @@ class Uploader:
         now = time.monotonic()
         if self._outage is None:
             self._outage = _Outage(now, now, FIRST_PAUSE_SECONDS, late, error)
-            if self._spool is not None:  # else who asks is told
+            if self._spool is not None and not isinstance(error, StudyBusy):  # else who asks, or emits, is told
                 self._tell_outage(error)
         else:
             pause = min(max(2 * self._outage.pause, FIRST_PAUSE_SECONDS), LAST_PAUSE_SECONDS)

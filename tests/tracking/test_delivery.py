@@ -1,5 +1,6 @@
 """What sessions left behind reaches MLflow once, whoever delivers it, and whatever was delivered before."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,26 @@ def test_what_a_dead_session_had_delivered_is_not_delivered_again(
     frame = runs_of(workspace.mlflow_uri, "pets")
     assert (len(frame), frame["status"].tolist(), frame["tags.x"].tolist()) == (1, ["FINISHED"], ["y"])
     run = frame.iloc[0]
+    assert [steps(workspace, run, name) for name in ("train/loss", "val/loss", "v")] == [[1, 2, 3], [1, 2, 3], [0]]
+
+
+@pytest.mark.parametrize("delivered", [1, 2, 3])
+def test_what_a_dead_machine_left_changes_nothing_of_a_run_that_another_one_ended(
+    delivered: int, workspace: Workspace, target: Target
+) -> None:
+    """The dead one comes back when the other has gone on with its trial to the end."""
+    log = [RunOpened("t", "pets", reopen=True, tags={STUDY_ID: "5" * 32}), *EPOCHS[:2]]
+    begun = MlflowStore(target.uri, artifacts=target.artifacts, locks=target.locks)
+    begun.write("s/0", *log[:delivered])
+    file = leave(target, *(("s/0", event) for event in log))
+    died = log[0].unix_ms + 1000
+    os.utime(file, (died / 1000, died / 1000))
+    other = begun.apart()
+    opened = RunOpened("t", "pets", reopen=True, tags={STUDY_ID: "5" * 32})
+    other.write("s/0", opened, *EPOCHS, RunClosed("complete", {}, {"v": 1}, unix_ms=died + 60_000))
+    assert [line.left for line in sync(workspace)] == [0]
+    (run,) = runs_of(workspace.mlflow_uri, "pets").to_dict("records")
+    assert (run["status"], run["tags.fttune.state"], run.get("tags.fttune.cause")) == ("FINISHED", "complete", None)
     assert [steps(workspace, run, name) for name in ("train/loss", "val/loss", "v")] == [[1, 2, 3], [1, 2, 3], [0]]
 
 

@@ -16,6 +16,8 @@ from fttune.errors import StudyChanged
 Identity = Mapping[str, Any]
 DATA, WEIGHTS = "data.content", "backbone.weights"
 FOLDS = "evaluation.assigned"
+SPLIT_RULE = "data.split.rule"
+BY_CONTENT = "content hash"  # before that there was no such entry, and a class's images were counted out by their names
 _BY_CONTENT = ("data.path", WEIGHTS)
 NO_INFLUENCE = ("training.device",)
 
@@ -27,7 +29,7 @@ def experiment_identity(experiment: Experiment, *, data: str, weights: str) -> I
     fields = {k: v for k, v in params.items() if v is not None and k not in (*_BY_CONTENT, *NO_INFLUENCE)}
     if experiment.data.shift == "none":
         del fields["data.shift"]  # so identities from before there were shifts still hold
-    return _plain({**fields, DATA: data, WEIGHTS: weights})
+    return _plain({**fields, SPLIT_RULE: BY_CONTENT, DATA: data, WEIGHTS: weights})
 
 
 def study_identity(study: Study, *, data: str, weights: str, folds: str | None = None) -> Identity:

@@ -72,7 +72,7 @@ def search(
         with searching.study_lock(study.name, locks=workspace.locks), settled(session):
             session.uploader.open()  # refuses a store that cannot be used, before any work
             storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
-            stored = searching.open_study(study, storage, identity, new=new)
+            stored = searching.open_study(study, storage, identity, manifest=inputs.data.manifest, new=new)
             _compare_stores(session, study, stored)
             retained = Retained(study, session, stored)
             if _is_closed(study, stored):

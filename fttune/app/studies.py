@@ -75,7 +75,7 @@ def identity_of(study: Study, inputs: Inputs) -> Identity:
 def inputs_of(session: Session, study: Study, stored: "optuna.Study") -> Inputs:
     """Return the inputs of a searched study. Raises StudyChanged when data or weights are other ones now."""
     inputs = prepare_in(session, study.experiment, evaluation=study.evaluation)
-    require_same(stored.study_name, stored.user_attrs[searching.IDENTITY], identity_of(study, inputs))
+    searching.require_identity(stored, identity_of(study, inputs), inputs.data.manifest)
     return inputs
 
 

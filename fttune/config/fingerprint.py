@@ -6,7 +6,7 @@ and weights stand in it by their content, which the caller knows.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fttune.config.experiment import Experiment, flatten
@@ -59,9 +59,14 @@ def _plain(identity: Identity) -> Identity:
     return plain
 
 
-def require_same(study: str, old: Identity, new: Identity) -> None:
-    """Refuse a stored study that was made from another identity than that of its file now. Raises StudyChanged."""
+def require_same(study: str, old: Identity, new: Identity, *, about_data: Callable[[], str] = lambda: "") -> None:
+    """Refuse a stored study that was made from another identity than that of its file now. Raises StudyChanged.
+
+    `about_data` tells how its data changed, and is asked when they have.
+    """
     if changed := differences(old, new):
+        if old.get(key := f"experiment.{DATA}") != new.get(key) and (told := about_data()):
+            changed.append(told)
         lines = "\n".join(f"  {line}" for line in changed)
         raise StudyChanged(
             f"study {study} is not what it was when its trials ran:\n{lines}\n"

@@ -18,6 +18,7 @@ from fttune.data.folds import assign_folds
 from fttune.data.image_data import Folds, Geometry, ImageData, Part, Pixels
 from fttune.data.images import Unreadable, content_hash, decoder_threads, in_order
 from fttune.data.listing import Sample, lines, natural, some
+from fttune.data.manifest import manifest_of
 from fttune.data.shift import changes_pixels, shift_images, shift_labels
 from fttune.data.sources import list_samples, shipped_test_samples, ships_test
 from fttune.data.splits import Splits, limit_per_class, split_samples
@@ -57,6 +58,7 @@ def load_data(
     """
     listing = list_samples(data, root=root, cache=cache)
     splits = _split(listing.samples, data)
+    manifest = manifest_of((*splits.train, *splits.val, *splits.test))
     splits = replace(splits, train=limit_per_class(splits.train, data.limit_per_class, data.split.seed))
     classes = class_names(splits)
     if data.also_evaluate and not splits.val:
@@ -84,6 +86,7 @@ def load_data(
         fingerprint=_shifted_fingerprint(content, data.shift),
         notices=(*listing.notices, *skipped, *arrays.notices),
         also=also,
+        manifest=manifest,
     )
 
 
@@ -114,7 +117,9 @@ def load_folds(
     also = {name: part(seen, other.shift) for name, other in (data.also_evaluate or {}).items()}
     content = fingerprint(classes, train=_contents(seen), val=[], test=splits.test)
     notices = (*listing.notices, *skipped, *arrays.notices)
-    whole = ImageData(classes, train, val, len(splits.test), _shifted_fingerprint(content, data.shift), notices, also)
+    content = _shifted_fingerprint(content, data.shift)
+    manifest = manifest_of((*pool, *splits.test))
+    whole = ImageData(classes, train, val, len(splits.test), content, notices, also, manifest)
     seed, repeats = data.split.seed, range(evaluation.repeats)
     assigned = [assign_folds(seen.samples, evaluation.folds, repeat=repeat, seed=seed) for repeat in repeats]
     parts = (

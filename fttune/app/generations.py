@@ -1,12 +1,20 @@
-"""Whether a study's data have changed since its newest generation was begun, and how the next one begins."""
+"""Whether a study's data have changed since its newest generation was begun, and what a generation begins with."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from fttune import searching
-from fttune.app.session import Display, open_session
+from fttune.app.session import Display, Session, open_session
 from fttune.app.train import prepare_in
 from fttune.config import Study
-from fttune.config.fingerprint import DATA
+from fttune.config.fingerprint import DATA, Identity
+from fttune.config.warm_start import AUTO, NONE, WarmStart
 from fttune.config.workspace import Workspace
 from fttune.data import DataChange
+from fttune.training import Inputs, features_of
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
 
 
 def data_change(
@@ -28,3 +36,43 @@ def data_change(
         if stored.user_attrs[searching.IDENTITY][f"experiment.{DATA}"] == data.fingerprint:
             return None
         return searching.changed_data(stored, data.manifest)
+
+
+def next_generation(study: Study, *, workspace: Workspace | None = None) -> Study:
+    """Return a study as its next generation is to begin, by `search(..., new=True)`: warm-started from its last one.
+
+    The last generation comes beside the sources that the study names itself; a grid begins as it always does. Without a
+    generation, or one with a complete trial, it is the study as it is.
+    """
+    workspace = workspace or Workspace.at()
+    storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
+    last = searching.newest_generation(study.name, storage)
+    if last is None or not searching.ranked(last) or study.sampler.type == "grid":
+        return study
+    named = study.warm_start.sources
+    others = () if named in (AUTO, NONE) else tuple(name for name in named if name not in (study.name, last.study_name))
+    return study.model_copy(update={"warm_start": WarmStart.model_validate({"from": [study.name, *others]})})
+
+
+def beginning_of(
+    study: Study, storage: "RDBStorage", identity: Identity, *, inputs: Inputs, session: Session
+) -> Mapping[str, str]:
+    """Return what a study that is begun now keeps from its beginning; people are told what it takes from where.
+
+    Raises:
+        BadInput: it names an earlier study that is not there, or of no use.
+    """
+    descriptors = _descriptors(study, inputs)
+    warm = searching.warm_start(study, storage, identity, descriptors)
+    for text in warm.notices if warm else ():
+        session.notice(study.name, text)
+    return searching.beginning(descriptors, warm)
+
+
+def _descriptors(study: Study, inputs: Inputs) -> searching.Descriptors:
+    recipe, data = study.experiment, inputs.data
+    drawn = f", seed {recipe.seed}" if inputs.weights.state is None else ""
+    extractor = f"{recipe.backbone.name}, {inputs.weights.identity}{drawn}, {recipe.data.image_size} pixels"
+    features = features_of(recipe, inputs)
+    found = (features.mean, features.scale) if features else None
+    return searching.Descriptors(len(data.classes), len(data.train) / len(data.classes), extractor, found)

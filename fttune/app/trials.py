@@ -17,7 +17,7 @@ from fttune.config import Experiment, Study
 from fttune.config.experiment import flatten
 from fttune.config.sections import COSTS, MEMORY, PARAMETERS, SECONDS
 from fttune.errors import CannotWrite, Diverged, FttuneError, Interrupted, OutOfMemory
-from fttune.searching import Asked, Outcome
+from fttune.searching import Asked, Outcome, source_of
 from fttune.training import (
     CheckpointFolder,
     Costs,
@@ -36,7 +36,7 @@ from fttune.training import (
     over_folds,
     plan,
 )
-from fttune.training.events import STUDY_ID, EpochEnded, Event, FileSaved, RunClosed, RunOpened
+from fttune.training.events import STUDY_ID, WARM_START, EpochEnded, Event, FileSaved, RunClosed, RunOpened
 
 Emit = Callable[[Event], None]
 Begin = Callable[[], Training]
@@ -305,6 +305,8 @@ class Trials:
     def _open(self, asked: Asked, params: dict[str, object]) -> None:
         tags = {"fttune.kind": "trial", "fttune.study": self.name, "fttune.trial": str(asked.number), STUDY_ID: self.id}
         tags |= self.attempts.tags(asked.number)
+        if source := source_of(self.attempts.stored, asked.number):
+            tags |= {WARM_START: source}
         opened = RunOpened(
             f"trial-{asked.number:04d}",
             self.study.experiment.name,

@@ -18,21 +18,25 @@ from fttune.searching.store import (
     stored_studies,
     study_lock,
 )
+from fttune.searching.warm_start import Descriptors, beginning, kept_starts, source_of, warm_start
 
 __all__ = [
     "ID",
     "IDENTITY",
     "Asked",
+    "Descriptors",
     "Executor",
     "Inline",
     "Objective",
     "Outcome",
+    "beginning",
     "changed_data",
     "counted",
     "current_name",
     "facts_of",
     "front",
     "is_spent",
+    "kept_starts",
     "newest_generation",
     "open_storage",
     "open_study",
@@ -40,6 +44,8 @@ __all__ = [
     "require_identity",
     "retained",
     "search",
+    "source_of",
     "stored_studies",
     "study_lock",
+    "warm_start",
 ]

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,32 +74,42 @@ def study_lock(name: str, *, locks: Path) -> Iterator[None]:
 
 
 def open_study(
-    study: Study, storage: RDBStorage, identity: Identity, *, manifest: Manifest = EMPTY, new: bool = False
+    study: Study,
+    storage: RDBStorage,
+    identity: Identity,
+    *,
+    manifest: Manifest = EMPTY,
+    new: bool = False,
+    beginning: Callable[[], Mapping[str, str]] = dict,
 ) -> optuna.Study:
     """Return the study's newest generation in the store, made now if there is none.
 
     It is held in memory, and what changes it is written through (`memory.WriteThrough`): hold the study's lock.
     Generation g > 1 is called `<name>@<g>`; `new` begins one. `manifest` lists the images that it is searched on.
+    `beginning` returns attributes that a study which is begun now keeps as well.
 
     Raises:
         StudyChanged: the stored study has another identity; the difference is shown.
         StoreError: a newer fttune wrote it.
     """
-    name = current_name(study.name, storage, following=new)
+    name = current_name(study.name, storage)
+    if new and _is_begun(name, storage):
+        name = current_name(study.name, storage, following=True)
     if name not in optuna.get_all_study_names(storage):
+        own = beginning()
         made = optuna.create_study(
             study_name=name,
             storage=storage,
             directions=[objective.direction for objective in study.objectives],
             pruner=pruner_for(study),
         )
-        _begin(made, identity, manifest)
+        _begin(made, identity, manifest, own)
         return _kept_in_memory(made, storage)
     stored = optuna.load_study(study_name=name, storage=storage, pruner=pruner_for(study))
     require_format(stored)
     old = stored.user_attrs.get(IDENTITY)
     if old is None:  # killed between the two writes above, before anything was asked
-        _begin(stored, identity, manifest)
+        _begin(stored, identity, manifest, beginning())
     else:
         require_identity(stored, identity, manifest)
     return _kept_in_memory(stored, storage)
@@ -150,7 +160,12 @@ def changed_data(stored: optuna.Study, now: Manifest) -> DataChange:
     return changes(Manifest.unpacked(kept) if kept else EMPTY, now)
 
 
-def _begin(stored: optuna.Study, identity: Identity, manifest: Manifest) -> None:
+def _is_begun(name: str, storage: RDBStorage) -> bool:
+    names = optuna.get_all_study_names(storage)
+    return name in names and IDENTITY in optuna.load_study(study_name=name, storage=storage).user_attrs
+
+
+def _begin(stored: optuna.Study, identity: Identity, manifest: Manifest, own: Mapping[str, str]) -> None:
     """Write what a study keeps from its beginning; it counts as begun with its identity, which comes last.
 
     The images are an attribute that dashboards do not show: a line of thousands of hashes.
@@ -158,6 +173,8 @@ def _begin(stored: optuna.Study, identity: Identity, manifest: Manifest) -> None
     stored.set_user_attr(FORMAT, FORMAT_NUMBER)
     stored.set_user_attr(ID, uuid.uuid4().hex)
     stored._storage.set_study_system_attr(stored._study_id, IMAGES, manifest.packed())
+    for key, value in own.items():
+        stored.set_user_attr(key, value)
     stored.set_user_attr(IDENTITY, dict(identity))
 
 

@@ -1,18 +1,23 @@
 """Studies whose data change: what is told of it, and how the next generation begins."""
 
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 import fttune
-from fttune.app.generations import data_change
+from fttune.app.generations import data_change, next_generation
+from fttune.app.results import rows_of
 from fttune.config import Study, load_study
 from fttune.config.workspace import Workspace
 from fttune.data import DataChange
-from fttune.errors import StudyChanged
+from fttune.errors import BadInput, StudyChanged
+from fttune.searching import newest_generation, open_storage
+from fttune.searching.warm_start import described
 from tests.app.test_using_winners import picture_folder
 from tests.recipes import tiny_study, write_experiment
+from tests.stored import runs_of
 
 
 @pytest.fixture
@@ -55,3 +60,49 @@ def test_images_that_are_divided_in_another_way_are_said_to_be_the_same(workspac
     assert data_change(other, workspace=workspace) == DataChange()
     with pytest.raises(StudyChanged, match="the same images, divided or changed in another way"):
         fttune.search(other, workspace=workspace)
+
+
+def test_a_new_generation_begins_with_the_best_configurations_of_the_last_one(
+    workspace: Workspace, pictures: Path
+) -> None:
+    study = study_of(workspace, budget={"n_trials": 3})
+    assert next_generation(study, workspace=workspace) is study, "there is none yet"
+    first = fttune.search(study, workspace=workspace)
+    next(pictures.glob("*/*.png")).unlink()
+    told: list[str] = []
+    stored = fttune.search(
+        next_generation(study, workspace=workspace),
+        workspace=workspace,
+        new=True,
+        display=lambda entry: told.append(getattr(entry.event, "text", "")),
+    )
+    best = [row.number for row in rows_of(first)]
+    assert stored.study_name == "tiny@2"
+    assert [t.params for t in stored.trials] == [first.trials[number].params for number in best]
+    sources = [f"tiny/{number}" for number in best]
+    assert f"warm start: begins with the configurations of {', '.join(sources)}" in told
+    frame = runs_of(workspace.mlflow_uri).set_index("tags.fttune.run")
+    assert frame.loc["tiny@2", "tags.fttune.warm_start"] == ", ".join(sources)
+    assert [frame.loc[f"tiny@2/{n}", "tags.fttune.warm_start"] for n in range(3)] == sources
+
+
+def test_a_warm_start_from_a_study_that_is_not_there_makes_nothing(workspace: Workspace, pictures: Path) -> None:
+    assert pictures.is_dir()
+    with pytest.raises(BadInput, match=r"warm_start\.from names tinny, but no such study was searched in this store"):
+        fttune.search(study_of(workspace, warm_start={"from": ["tinny"]}), workspace=workspace)
+    storage = open_storage(workspace.optuna_uri, locks=workspace.locks)
+    assert newest_generation("tiny", storage) is None
+
+
+def test_a_study_keeps_how_far_its_data_are_from_others(workspace: Workspace, pictures: Path) -> None:
+    stored = fttune.search(study_of(workspace, budget={"n_trials": 1}), workspace=workspace)
+    found = described(stored)
+    splits = [splits_of(file) for file in sorted(pictures.glob("*/*.png"))]
+    assert found is not None and found.classes == 3
+    assert found.images_per_class == pytest.approx(splits.count("train") / 3)
+    assert found.features is not None and found.features[1] > 0
+
+
+def splits_of(file: Path) -> str:
+    u = int.from_bytes(sha256(f"0:{sha256(file.read_bytes()).hexdigest()}".encode()).digest()[:8], "big") / 2**64
+    return "test" if u < 0.3 else "val" if u < 0.6 else "train"

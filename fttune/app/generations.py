@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING
 
 from fttune import searching
 from fttune.app.session import Display, Session, open_session
+from fttune.app.studies import storage_of
 from fttune.app.train import prepare_in
 from fttune.config import Study
-from fttune.config.fingerprint import DATA, Identity
+from fttune.config.fingerprint import DATA, Identity, study_identity
 from fttune.config.warm_start import AUTO, NONE, WarmStart
 from fttune.config.workspace import Workspace
 from fttune.data import DataChange
 from fttune.training import Inputs, features_of
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.storages import RDBStorage
 
 
@@ -29,8 +31,7 @@ def data_change(
     """
     workspace = workspace or Workspace.at()
     with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
-        storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
-        if (stored := searching.newest_generation(study.name, storage)) is None:
+        if (stored := _newest(study, workspace)) is None:
             return None
         data = prepare_in(session, study.experiment, evaluation=study.evaluation).data
         if stored.user_attrs[searching.IDENTITY][f"experiment.{DATA}"] == data.fingerprint:
@@ -41,17 +42,23 @@ def data_change(
 def next_generation(study: Study, *, workspace: Workspace | None = None) -> Study:
     """Return a study as its next generation is to begin, by `search(..., new=True)`: warm-started from its last one.
 
-    The last generation comes beside the sources that the study names itself; a grid begins as it always does. Without a
-    generation, or one with a complete trial, it is the study as it is.
+    The last generation comes before the sources that the study names itself. The study is as it was where there is no
+    last generation to learn from: none was begun, it has no complete trial, its backbone or task was of another kind,
+    or the study runs a grid.
     """
-    workspace = workspace or Workspace.at()
-    storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
-    last = searching.newest_generation(study.name, storage)
+    last = _newest(study, workspace or Workspace.at())
     if last is None or not searching.ranked(last) or study.sampler.type == "grid":
+        return study
+    if searching.unlike(last, study_identity(study, data="", weights="")) is not None:
         return study
     named = study.warm_start.sources
     others = () if named in (AUTO, NONE) else tuple(name for name in named if name not in (study.name, last.study_name))
     return study.model_copy(update={"warm_start": WarmStart.model_validate({"from": [study.name, *others]})})
+
+
+def _newest(study: Study, workspace: Workspace) -> "optuna.Study | None":
+    storage = storage_of(study, workspace)
+    return None if storage is None else searching.newest_generation(study.name, storage)
 
 
 def beginning_of(

@@ -18,7 +18,7 @@ from fttune.searching.store import (
     stored_studies,
     study_lock,
 )
-from fttune.searching.warm_start import Descriptors, beginning, kept_starts, source_of, warm_start
+from fttune.searching.warm_start import Descriptors, beginning, kept_starts, source_of, unlike, warm_start
 
 __all__ = [
     "ID",
@@ -47,5 +47,6 @@ __all__ = [
     "source_of",
     "stored_studies",
     "study_lock",
+    "unlike",
     "warm_start",
 ]

@@ -149,7 +149,7 @@ def _named(name: str, storage: RDBStorage, identity: Identity) -> optuna.Study:
     if stored is None:
         rule = "but no such study was searched in this store"
         raise BadInput(f"warm_start.from names {name}, {rule}{did_you_mean(name, known)}")
-    if reason := _unlike(stored, identity):
+    if reason := unlike(stored, identity):
         raise BadInput(f"warm_start.from names {name}, but {reason}; leave it out")
     if not ranked(stored):
         raise BadInput(f"warm_start.from names {name}, but it has no complete trial; search it first, or leave it out")
@@ -157,10 +157,10 @@ def _named(name: str, storage: RDBStorage, identity: Identity) -> optuna.Study:
 
 
 def _found(storage: RDBStorage, identity: Identity) -> list[optuna.Study]:
-    return [stored for stored in stored_studies(storage) if not _unlike(stored, identity) and ranked(stored)]
+    return [stored for stored in stored_studies(storage) if not unlike(stored, identity) and ranked(stored)]
 
 
-def _unlike(stored: optuna.Study, identity: Identity) -> str | None:
+def unlike(stored: optuna.Study, identity: Identity) -> str | None:
     """Return why the configurations of a study say nothing about another one."""
     old = stored.user_attrs[IDENTITY]
     task, backbone = f"{_EXPERIMENT}task", f"{_EXPERIMENT}backbone.name"

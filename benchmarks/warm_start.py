@@ -32,9 +32,9 @@ TARGET = {**SMALL, "classes": [5, 6, 7, 8, 9], "limit_per_class": 10, "split": {
 RELATED = {**SMALL, "classes": [5, 6, 7], "limit_per_class": 10, "split": {"val": 0.4, "test": 0.4, "seed": 1}}
 UNRELATED = {**TARGET, "classes": [0, 1, 2, 3, 4], "shift": {"permute_pixels": 0}}
 SPACE = {
-    "optimizer.lr": {"type": "float", "low": 1.0e-4, "high": 10.0, "log": True},
+    "optimizer.lr": {"type": "float", "low": 1.0e-6, "high": 100.0, "log": True},
     "optimizer.momentum": {"type": "float", "low": 0.0, "high": 0.99},
-    "optimizer.weight_decay": {"type": "float", "low": 1.0e-6, "high": 0.1, "log": True},
+    "optimizer.weight_decay": {"type": "float", "low": 1.0e-6, "high": 1.0, "log": True},
 }
 
 

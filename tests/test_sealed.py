@@ -27,6 +27,7 @@ from fttune.data.splits import split_samples
 from tests.app.test_using_winners import picture_folder
 from tests.data.test_torchvision_sets import write_mnist
 from tests.recipes import tiny_study, write_experiment
+from tests.splitting import place
 
 SHARES = {"val": 0.3, "test": 0.3}
 opened: list[tuple[str, bool]] | None = None  # a hook cannot be removed again: None turns it off
@@ -60,15 +61,11 @@ def sealed_files(workspace: Workspace, data: dict[str, object]) -> list[Path]:
     rule = Data.model_validate(data)
     samples = list_samples(rule, root=workspace.root, cache=workspace.cache).samples
     files = [sample.image for sample in split_samples(with_contents(samples), rule.split).test]
-    garbage = filter(goes_to_test, (f"whoever decodes this fails: {number}".encode() for number in count()))
+    contents = (f"whoever decodes this fails: {number}".encode() for number in count())
+    garbage = (content for content in contents if place(sha256(content).hexdigest()) < SHARES["test"])
     for file in files:
         file.write_bytes(next(garbage))
     return files
-
-
-def goes_to_test(content: bytes) -> bool:
-    first = sha256(f"0:{sha256(content).hexdigest()}".encode()).digest()[:8]
-    return int.from_bytes(first, "big") < SHARES["test"] * 2**64
 
 
 def folder(workspace: Workspace) -> tuple[dict[str, object], list[Path]]:

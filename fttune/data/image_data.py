@@ -85,7 +85,7 @@ class ImageData:
     fingerprint: str
     notices: tuple[str, ...]
     also: Mapping[str, Part] = field(default_factory=dict)
-    manifest: Manifest = EMPTY
+    manifest: Manifest = field(default=EMPTY, repr=False)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Studies whose data change: what is told of it, and how the next generation begins."""
 
 import shutil
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from fttune.searching import newest_generation, open_storage
 from fttune.searching.warm_start import described
 from tests.app.test_using_winners import picture_folder
 from tests.recipes import tiny_study, write_experiment
+from tests.splitting import counts_below
 from tests.stored import runs_of
 
 
@@ -97,12 +97,7 @@ def test_a_warm_start_from_a_study_that_is_not_there_makes_nothing(workspace: Wo
 def test_a_study_keeps_how_far_its_data_are_from_others(workspace: Workspace, pictures: Path) -> None:
     stored = fttune.search(study_of(workspace, budget={"n_trials": 1}), workspace=workspace)
     found = described(stored)
-    splits = [splits_of(file) for file in sorted(pictures.glob("*/*.png"))]
-    assert found is not None and found.classes == 3
-    assert found.images_per_class == pytest.approx(splits.count("train") / 3)
+    counts = counts_below(pictures, val=0.3, test=0.3)
+    assert found is not None and found.classes == len(list(pictures.iterdir())) == 3
+    assert found.images_per_class == pytest.approx(counts["train"] / 3)
     assert found.features is not None and found.features[1] > 0
-
-
-def splits_of(file: Path) -> str:
-    u = int.from_bytes(sha256(f"0:{sha256(file.read_bytes()).hexdigest()}".encode()).digest()[:8], "big") / 2**64
-    return "test" if u < 0.3 else "val" if u < 0.6 else "train"

@@ -19,6 +19,7 @@ from fttune.config.data import Shift, Views
 from fttune.data import ArrayCache, Geometry, store, with_views
 from fttune.data.shift import shift_images
 from fttune.errors import DataError
+from tests.splitting import counts_below, part_at, place
 
 
 @pytest.fixture
@@ -52,21 +53,6 @@ def test_digits_load_with_ten_classes_and_stratified_splits(load):
     assert found.n_test == sum(u < 0.2 for u in places)
 
 
-def place(content: str, seed: int = 0) -> float:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{content}".encode()).digest()[:8], "big") / 2**64
-
-
-BORDERS = {"test": 0.2, "val": 0.4, "train": 1.0}
-
-
-def divided(top, label: str) -> dict[str, int]:
-    """How many images of a class each split gets at shares of 0.2, when none of them lacks any by itself."""
-    places = [place(hashlib.sha256(file.read_bytes()).hexdigest()) for file in (top / label).iterdir()]
-    test, val = sum(u < 0.2 for u in places), sum(0.2 <= u < 0.4 for u in places)
-    assert test and val and len(places) - test - val
-    return {"test": test, "val": val, "train": len(places) - test - val}
-
-
 def test_parts_hold_what_the_files_hold(make_folder, load):
     top = make_folder({"train/cat": 3, "train/dog": 2, "val/cat": 1, "val/dog": 1, "test/dog": 4})
     found = load()
@@ -90,9 +76,9 @@ def test_parts_hold_what_the_files_hold(make_folder, load):
 def test_training_images_leave_room_for_the_random_crop(make_folder, load, augment, side):
     top = make_folder({"cat": 20, "dog": 20})
     found = load(augment=augment)
-    cats, dogs = divided(top, "cat"), divided(top, "dog")
-    assert found.train.images.shape == (cats["train"] + dogs["train"], side, side, 3)
-    assert found.val.images.shape == (cats["val"] + dogs["val"], 12, 12, 3)
+    counts = counts_below(top, val=0.2, test=0.2)
+    assert found.train.images.shape == (counts["train"], side, side, 3)
+    assert found.val.images.shape == (counts["val"], 12, 12, 3)
 
 
 @pytest.mark.parametrize(("kind", "side"), [("flip", 12), ("standard", 14)])
@@ -315,8 +301,8 @@ def test_a_long_list_of_unreadable_images_is_cut(make_folder, load):
     with pytest.raises(DataError) as error:
         load()
     assert len(str(error.value).splitlines()) == 22
-    known = sum(count for label in ("cat", "dog") for split, count in divided(top, label).items() if split != "test")
-    assert str(error.value).endswith(f"and {known - 20} more")
+    counts = counts_below(top, val=0.2, test=0.2)
+    assert str(error.value).endswith(f"and {counts['train'] + counts['val'] - 20} more")
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -370,7 +356,7 @@ def test_groups_of_a_table_stay_together(make_folder, load, tmp_path):
     found = load(source="csv", path="table.csv", split={"group_by": "animal"})
     animal = {row.split(",")[0]: row.split(",")[2] for row in rows}
     assert not {animal[n] for n in found.train.names} & {animal[n] for n in found.val.names}
-    counts = Counter(next(s for s, end in BORDERS.items() if place(name) < end) for name in set(animal.values()))
+    counts = Counter(part_at(place(name), val=0.2, test=0.2) for name in set(animal.values()))
     assert min(counts.values()) > 0 and len(counts) == 3
     assert (len(found.train.names), len(found.val.names)) == (2 * counts["train"], 2 * counts["val"])
     assert found.n_test == 2 * counts["test"]

@@ -11,6 +11,7 @@ from fttune.config.data import Split
 from fttune.data.listing import Sample, natural
 from fttune.data.splits import Splits, limit_per_class, split_samples
 from fttune.errors import DataError
+from tests.splitting import part_at, place
 
 
 def samples(counts: dict[str, int], split: str | None = None) -> list[Sample]:
@@ -21,13 +22,8 @@ def image(name: str, label: str, split: str | None = None) -> Sample:
     return Sample(name, label, Path(), split, content=sha256(name.encode()).hexdigest())
 
 
-def place(key: str, seed: int) -> float:
-    """The documented place of a content, or of a group, in [0, 1)."""
-    return int.from_bytes(sha256(f"{seed}:{key}".encode()).digest()[:8], "big") / 2**64
-
-
 def by_place(u: float, val: float, test: float) -> str:
-    return "test" if u < test else "val" if u < test + val else "train"
+    return part_at(u, val=val, test=test)
 
 
 def parts_of(found: Splits) -> dict[str, str]:

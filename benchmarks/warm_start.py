@@ -9,8 +9,8 @@ that has seen nothing (`unrelated`). A search that never reaches the target coun
 is that of samplers, heads and orders; the sources have seeds of their own. The goal is a median of at most half of the
 trials from the first two.
 
-    python -m benchmarks.warm_start --seeds 3     about 5 minutes on 2 busy cores
-    python -m benchmarks.warm_start
+    python -m benchmarks.warm_start --seeds 3     2 to 4 minutes on 2 busy cores
+    python -m benchmarks.warm_start               about 12 there
 """
 
 import argparse

@@ -101,3 +101,15 @@ def test_a_study_keeps_how_far_its_data_are_from_others(workspace: Workspace, pi
     assert found is not None and found.classes == len(list(pictures.iterdir())) == 3
     assert found.images_per_class == pytest.approx(counts["train"] / 3)
     assert found.features is not None and found.features[1] > 0
+
+
+def test_a_warm_start_that_comes_late_is_said_to_have_no_effect(workspace: Workspace, pictures: Path) -> None:
+    assert pictures.is_dir()
+    fttune.search(study_of(workspace, budget={"n_trials": 1}), workspace=workspace)
+    told: list[str] = []
+    late = study_of(workspace, warm_start={"from": "auto"})
+    stored = fttune.search(
+        late, workspace=workspace, display=lambda entry: told.append(getattr(entry.event, "text", ""))
+    )
+    assert (stored.study_name, len(stored.trials)) == ("tiny", 2)
+    assert "warm_start has no effect on a study that was begun without it; --new begins another generation" in told

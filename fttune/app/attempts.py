@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from fttune.errors import FttuneError
 from fttune.files import write_text
-from fttune.searching import Outcome, attempts
+from fttune.searching import Outcome, attempts, source_of
 from fttune.searching.attempts import FailedAttempt
-from fttune.training.events import RunClosed
+from fttune.training.events import WARM_START, RunClosed
 
 if TYPE_CHECKING:
     import optuna
@@ -106,9 +106,11 @@ class Attempts:
         return self.used_up(number) is None
 
     def tags(self, number: int) -> dict[str, str]:
-        """Return what a run of MLflow says of the attempts before; nothing at the first one."""
+        """Return what a run of MLflow says of the attempts before, and of the trial that its configuration is from."""
         failed = self._failed.get(number, ())
-        return {attempts.ATTEMPTS: str(len(failed) + 1), attempts.LAST_CAUSE: failed[-1].cause} if failed else {}
+        tags = {attempts.ATTEMPTS: str(len(failed) + 1), attempts.LAST_CAUSE: failed[-1].cause} if failed else {}
+        source = source_of(self.stored, number)
+        return tags | {WARM_START: source} if source else tags
 
     def _note(self, number: int, failed: FailedAttempt) -> None:
         self._failed[number] = (*self._failed.get(number, ()), failed)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fttune import searching
 from fttune.app.attempts import Attempts, Watch
+from fttune.app.generations import beginning_of, describe
 from fttune.app.provenance import provenance
 from fttune.app.retention import Retained
 from fttune.app.room import prepare_disk
@@ -26,6 +27,7 @@ from fttune.config.experiment import flatten
 from fttune.config.fingerprint import Identity, differences, digest
 from fttune.config.known import backbones
 from fttune.config.sections import VAL_METRICS
+from fttune.config.warm_start import NONE
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, FttuneError, Interrupted, TrackingFailed
 from fttune.files import second_name
@@ -33,7 +35,7 @@ from fttune.report.folds import write_folds
 from fttune.searching import Outcome
 from fttune.searching.workers import Workers
 from fttune.training import Costs, Inputs, check_recipe, choose_device, library_versions
-from fttune.training.events import STUDY_ID, FileSaved, ModelSaved, RunClosed, RunOpened, StudyProgress
+from fttune.training.events import STUDY_ID, WARM_START, FileSaved, ModelSaved, RunClosed, RunOpened, StudyProgress
 from fttune.training.training import monitored
 
 if TYPE_CHECKING:
@@ -79,7 +81,15 @@ def search(
             if lease is not None:
                 session.uploader.fence = lease.require
             storage = searching.open_storage(uri, locks=workspace.locks, lease=lease)
-            stored = searching.open_study(study, storage, identity, new=new)
+            stored = searching.open_study(
+                study,
+                storage,
+                identity,
+                manifest=inputs.data.manifest,
+                new=new,
+                beginning=lambda: beginning_of(study, storage, identity, inputs=inputs, session=session),
+            )
+            _tell_of_late_warm_start(session, study, stored)
             _compare_stores(session, study, stored)
             retained = Retained(study, session, stored)
             if _is_closed(study, stored):
@@ -151,6 +161,12 @@ def _costs(session: Session, stored: "optuna.Study") -> Costs:
     )
 
 
+def _tell_of_late_warm_start(session: Session, study: Study, stored: "optuna.Study") -> None:
+    if study.warm_start.sources != NONE and searching.kept_starts(stored) is None:
+        text = "warm_start has no effect on a study that was begun without it; --new begins another generation"
+        session.notice(stored.study_name, text)
+
+
 def _compare_stores(session: Session, study: Study, stored: "optuna.Study") -> None:
     """Say when MLflow lacks a study that Optuna holds: its store was deleted, or another one is in use."""
     tags = {"fttune.kind": "study", STUDY_ID: str(stored.user_attrs[searching.ID])}
@@ -192,6 +208,8 @@ class _Search:
         parent, name = self.stored.study_name, self.study.experiment.name
         tags = {"fttune.kind": "study", "fttune.study": parent, "fttune.fingerprint": digest(identity)}
         tags |= {STUDY_ID: self.trials.id}
+        if starts := searching.kept_starts(self.stored):
+            tags |= {WARM_START: ", ".join(start.source for start in starts)}
         tags |= {"fttune.budget": self.study.budget.model_dump_json()}
         tags |= provenance(self.session.workspace.root, next(iter(self.trials.inputs.values())))
         closed = RunClosed("failed", {"fttune.cause": "an unexpected error"})
@@ -206,7 +224,8 @@ class _Search:
             self._report_progress()
             self._run_trials()
             self.trials.states.drop()
-            best = searching.ranked(self.stored)
+            if best := searching.ranked(self.stored):
+                describe(self.study, self.stored, next(iter(self.trials.inputs.values())))
             closed = self._crown(best[0]) if best else RunClosed("complete")
         except (Interrupted, KeyboardInterrupt):
             closed = RunClosed("interrupted")

@@ -19,6 +19,7 @@ from fttune.training.events import REMOVED, STUDY_ID
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.storages import RDBStorage
 
 CLOSED = "fttune.closed"
 
@@ -48,15 +49,21 @@ def list_studies(workspace: Workspace) -> list[StudyLine]:
     return [_line(stored) for stored in searching.stored_studies(storage)]
 
 
+def storage_of(study: Study, workspace: Workspace, *, lease: searching.Lease | None = None) -> "RDBStorage | None":
+    """Return the store that a study is searched in, None while there is none yet."""
+    if study.storage or (workspace.mlruns / "optuna.db").is_file():
+        uri = study.storage or workspace.optuna_uri
+        return searching.open_storage(uri, locks=workspace.locks, lease=lease)
+    return None
+
+
 def stored_study(study: Study, workspace: Workspace, *, lease: searching.Lease | None = None) -> "optuna.Study":
     """Return the newest generation of a study, to be read, or to be written to under its `lease`.
 
     Raises:
         BadInput: it was never searched here, or its file has changed since (StudyChanged); data are not looked at.
     """
-    if study.storage or (workspace.mlruns / "optuna.db").is_file():
-        uri = study.storage or workspace.optuna_uri
-        storage = searching.open_storage(uri, locks=workspace.locks, lease=lease)
+    if (storage := storage_of(study, workspace, lease=lease)) is not None:
         name = searching.current_name(study.name, storage)
         for stored in searching.stored_studies(storage):
             if stored.study_name == name:
@@ -76,7 +83,7 @@ def identity_of(study: Study, inputs: Inputs) -> Identity:
 def inputs_of(session: Session, study: Study, stored: "optuna.Study") -> Inputs:
     """Return the inputs of a searched study. Raises StudyChanged when data or weights are other ones now."""
     inputs = prepare_in(session, study.experiment, evaluation=study.evaluation)
-    require_same(stored.study_name, stored.user_attrs[searching.IDENTITY], identity_of(study, inputs))
+    searching.require_identity(stored, identity_of(study, inputs), inputs.data.manifest)
     return inputs
 
 

@@ -6,7 +6,7 @@ and weights stand in it by their content, which the caller knows.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fttune.config.experiment import Experiment, flatten
@@ -16,6 +16,8 @@ from fttune.errors import StudyChanged
 Identity = Mapping[str, Any]
 DATA, WEIGHTS = "data.content", "backbone.weights"
 FOLDS = "evaluation.assigned"
+SPLIT_RULE = "data.split.rule"
+BY_CONTENT = "content hash"  # before that there was no such entry, and a class's images were counted out by their names
 _BY_CONTENT = ("data.path", WEIGHTS)
 NO_INFLUENCE = ("training.device",)
 
@@ -27,7 +29,7 @@ def experiment_identity(experiment: Experiment, *, data: str, weights: str) -> I
     fields = {k: v for k, v in params.items() if v is not None and k not in (*_BY_CONTENT, *NO_INFLUENCE)}
     if experiment.data.shift == "none":
         del fields["data.shift"]  # so identities from before there were shifts still hold
-    return _plain({**fields, DATA: data, WEIGHTS: weights})
+    return _plain({**fields, SPLIT_RULE: BY_CONTENT, DATA: data, WEIGHTS: weights})
 
 
 def study_identity(study: Study, *, data: str, weights: str, folds: str | None = None) -> Identity:
@@ -57,9 +59,14 @@ def _plain(identity: Identity) -> Identity:
     return plain
 
 
-def require_same(study: str, old: Identity, new: Identity) -> None:
-    """Refuse a stored study that was made from another identity than that of its file now. Raises StudyChanged."""
+def require_same(study: str, old: Identity, new: Identity, *, about_data: Callable[[], str] = lambda: "") -> None:
+    """Refuse a stored study that was made from another identity than that of its file now. Raises StudyChanged.
+
+    `about_data` tells how its data changed, and is asked when they have.
+    """
     if changed := differences(old, new):
+        if old.get(key := f"experiment.{DATA}") != new.get(key) and (told := about_data()):
+            changed.append(told)
         lines = "\n".join(f"  {line}" for line in changed)
         raise StudyChanged(
             f"study {study} is not what it was when its trials ran:\n{lines}\n"

@@ -123,4 +123,4 @@ def _is_scalar(annotation: Any) -> bool:
 
 def _field_names(section: Any) -> list[str]:
     fields = getattr(section, "model_fields", {})
-    return [name for name, field in fields.items() if not (name == "name" and field.exclude)]
+    return [field.alias or name for name, field in fields.items() if not (name == "name" and field.exclude)]

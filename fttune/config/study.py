@@ -19,6 +19,7 @@ from fttune.config.sections import COSTS, MEMORY, NAME, SECONDS, VAL_METRICS, Li
 from fttune.config.space import Space
 from fttune.config.study_rules import study_problems
 from fttune.config.urls import SERVERS, STORES, require_kind
+from fttune.config.warm_start import NONE, WarmStart
 from fttune.config.workers import Processes, Workers
 
 
@@ -190,6 +191,7 @@ class Study(Section):
     pruner: Pruner = MedianPruner()
     space: dict[str, Distribution] = Field(min_length=1)
     baselines: Annotated[tuple[Baseline, ...], Field(strict=False)] = ()
+    warm_start: WarmStart = Field(default=WarmStart(), exclude=True)
     confirm: Confirm = Field(default=Confirm(), exclude=True)
     retention: Retention = Field(default=Retention(), exclude=True)
     retries: int = Field(default=2, ge=0, exclude=True)
@@ -223,6 +225,14 @@ class Study(Section):
     @classmethod
     def _direction_of_metric(cls, direction: str, info: ValidationInfo) -> str:
         return _fitting(direction, info.data.get("metric"))
+
+    @field_validator("warm_start")
+    @classmethod
+    def _not_on_a_grid(cls, warm_start: WarmStart, info: ValidationInfo) -> WarmStart:
+        sampler = info.data.get("sampler")
+        if sampler and sampler.type == "grid" and warm_start.sources != NONE:
+            raise broken("from must be none with sampler grid, which runs its own points whatever came before")
+        return warm_start
 
     @model_validator(mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from fttune.data.findings import Finding
 from fttune.data.image_data import Folds, Geometry, ImageData, Part
 from fttune.data.images import Unreadable
 from fttune.data.load import has_test, load_data, load_folds, open_test
+from fttune.data.manifest import DataChange, Manifest, changes
 from fttune.data.rows import Rows, Spec, Stored
 from fttune.data.survey import Copies, Survey, imbalance, look
 from fttune.data.views import with_views
@@ -16,10 +17,12 @@ __all__ = [
     "ArrayCache",
     "Checked",
     "Copies",
+    "DataChange",
     "Finding",
     "Folds",
     "Geometry",
     "ImageData",
+    "Manifest",
     "NoRoom",
     "Part",
     "Rows",
@@ -28,6 +31,7 @@ __all__ = [
     "Survey",
     "Unreadable",
     "augment",
+    "changes",
     "check_data",
     "decode_files",
     "has_test",

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from fttune.config.data import Data
+from fttune.config.data import Data, Split
 from fttune.data.classes import class_names, keep_classes
+from fttune.data.contents import content_of
 from fttune.data.facts import Facts, look_at, named_format, same_format
 from fttune.data.findings import SEVERITIES, Finding, Severity, finding, finding_of
 from fttune.data.folders import Tree, images_below, read_tree
@@ -62,12 +63,15 @@ def check_data(data: Data, *, root: Path, say: Callable[[str], None] = lambda _:
     """
     top = root / str(data.path)
     listed = _listed_folder(top) if data.source == "folder" else _listed_table(top, data.split.group_by)
-    samples, of_classes = _divided(listed.samples, data)
+    samples, of_classes = _chosen(listed.samples, data)
     ordered = sorted(samples, key=lambda sample: natural(sample.name))
     with decoder_threads() as pool:
-        looked = in_order(pool, look_at, (_path(sample) for sample in ordered))
-        seen = list(zip(ordered, _told(looked, len(ordered), say), strict=True))
-    findings = [*listed.findings, *of_classes, *_of_files(seen, data), *_of_copies(seen)]
+        looked = list(_told(in_order(pool, look_at, map(_path, ordered)), len(ordered), say))
+    hashed = map(_with_content, ordered, looked)
+    usable = all(one.severity != "error" for one in of_classes)
+    divided, of_splits = _divided(list(hashed), data.split) if usable else (ordered, [])
+    seen = list(zip(divided, looked, strict=True))
+    findings = [*listed.findings, *of_classes, *of_splits, *_of_files(seen, data), *_of_copies(seen)]
     findings.sort(key=lambda one: (SEVERITIES.index(one.severity), one.rule, natural(one.file)))
     counts = Counter(sample.label for sample in ordered)
     return Checked({label: counts[label] for label in sorted(counts, key=natural)}, tuple(findings))
@@ -118,32 +122,39 @@ def _listed_table(file: Path, group_by: str | None) -> _Listed:
     return _Listed(table.samples, (*problems, *links))
 
 
-def _divided(samples: Sequence[Sample], data: Data) -> tuple[list[Sample], list[Finding]]:
-    """Return the samples with the splits that they will be in, as far as these can be used, and what is against it."""
+def _chosen(samples: Sequence[Sample], data: Data) -> tuple[Sequence[Sample], list[Finding]]:
+    """Return the samples of the classes that are wanted, as far as these can be used, and what is against it."""
     try:
         kept = keep_classes(samples, data.classes)
     except DataError as error:
         one = len({sample.label for sample in samples}) < 2
-        return list(samples), [finding_of("single-class" if one else "classes", error)]
-    findings = [
+        return samples, [finding_of("single-class" if one else "classes", error)]
+    return kept, [
         finding("formula", f"the class {label} begins like a formula", file=label)
         for label in sorted({sample.label for sample in kept})
         if FORMULA.match(label)
     ]
+
+
+def _with_content(sample: Sample, found: Facts | Unreadable) -> Sample:
+    content = found.header.sha256 if isinstance(found, Facts) else content_of(sample.image)
+    return replace(sample, content=content)
+
+
+def _divided(samples: Sequence[Sample], rule: Split) -> tuple[Sequence[Sample], list[Finding]]:
+    """Return the samples in their order, with the splits that they will be in, and what is against these."""
     try:
-        splits = split_samples(kept, data.split)
+        splits = split_samples(samples, rule)
     except DataError as error:
-        return list(kept), [*findings, finding_of("tiny-class", error)]
-    named = [
-        replace(sample, split=name)
-        for name, of_split in zip(SPLITS, (splits.train, splits.val, splits.test), strict=True)
-        for sample in of_split
-    ]
+        return samples, [finding_of("tiny-class", error)]
+    parts = zip(SPLITS, (splits.train, splits.val, splits.test), strict=True)
+    split_of = {sample.name: name for name, of_split in parts for sample in of_split}
+    named = [replace(sample, split=split_of[sample.name]) for sample in samples]
     try:
         class_names(splits)
     except DataError as error:
-        findings.append(finding_of("classes-differ", error))
-    return named, findings
+        return named, [finding_of("classes-differ", error)]
+    return named, []
 
 
 def _of_files(seen: Sequence[tuple[Sample, Facts | Unreadable]], data: Data) -> Iterator[Finding]:

@@ -51,7 +51,7 @@ RULES: Mapping[str, Rule] = {
     "copies-across-classes": Rule("error", "at least one label is wrong: keep the right one"),
     "near-copies-across-splits": Rule("warning", "look at them, and keep them in one split, by groups for instance"),
     "near-copies-across-classes": Rule("warning", "look at them: a label may be wrong"),
-    "copies": Rule("warning", "keep one: another split.seed may put them into several splits"),
+    "copies": Rule("warning", "keep one: it counts as often as it is there"),
     "misnamed": Rule("warning", "name it for what it is: other programs go by the extension"),
     "tiny": Rule("warning", "look at it: little is left to learn from"),
     "cmyk": Rule("warning", "save it in RGB with its colour profile applied: fttune converts without one"),

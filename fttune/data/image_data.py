@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fttune.data.manifest import EMPTY, Manifest
+
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -72,7 +74,8 @@ class ImageData:
     a test split and also for the test split that a torchvision data set ships, which is not even listed.
     `fingerprint` is a sha256 in hex of the content, whatever the paths, the listing order and the geometry.
     `notices` are to be shown to the user once. `also` holds the validation images under each shift of
-    `data.also_evaluate` by its name, which the fingerprint does not know.
+    `data.also_evaluate` by its name, which the fingerprint does not know. `manifest` lists the images of all splits,
+    those too that `data.limit_per_class` leaves out.
     """
 
     classes: tuple[str, ...]
@@ -82,6 +85,7 @@ class ImageData:
     fingerprint: str
     notices: tuple[str, ...]
     also: Mapping[str, Part] = field(default_factory=dict)
+    manifest: Manifest = field(default=EMPTY, repr=False)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ ImageSource = Path | Callable[[], Image.Image]
 class Sample:
     """One labelled image: a file, or a function that returns it. `name` is unique within its listing.
 
-    `split` is `train`, `val` or `test` where the source decides it; samples of one `group` share a split.
+    `split` is `train`, `val` or `test` where the source decides it; samples of one `group` share a split. `content` is
+    its content hash once that is known (`contents.with_contents`).
     """
 
     name: str
@@ -25,6 +26,7 @@ class Sample:
     image: ImageSource
     split: str | None = None
     group: str | None = None
+    content: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From the `data` section to arrays: list, split, hash, decode, shift. Only `open_test` opens the test split."""
+"""From the `data` section to arrays: list, hash, split, decode, shift. Only `open_test` opens the test split."""
 
 import hashlib
 import json
@@ -13,10 +13,12 @@ import torch
 from fttune.config.data import CrossValidation, Data, Shift, Views
 from fttune.data.arrays import ArrayCache
 from fttune.data.classes import class_names, keep_classes
+from fttune.data.contents import with_contents
 from fttune.data.folds import assign_folds
 from fttune.data.image_data import Folds, Geometry, ImageData, Part, Pixels
 from fttune.data.images import Unreadable, content_hash, decoder_threads, in_order
 from fttune.data.listing import Sample, lines, natural, some
+from fttune.data.manifest import manifest_of
 from fttune.data.shift import changes_pixels, shift_images, shift_labels
 from fttune.data.sources import list_samples, shipped_test_samples, ships_test
 from fttune.data.splits import Splits, limit_per_class, split_samples
@@ -55,7 +57,8 @@ def load_data(
         DataError: a missing path, a broken table, classes or splits that cannot be used, unreadable images.
     """
     listing = list_samples(data, root=root, cache=cache)
-    splits = split_samples(keep_classes(listing.samples, data.classes), data.split)
+    splits = _split(listing.samples, data)
+    manifest = manifest_of((*splits.train, *splits.val, *splits.test))
     splits = replace(splits, train=limit_per_class(splits.train, data.limit_per_class, data.split.seed))
     classes = class_names(splits)
     if data.also_evaluate and not splits.val:
@@ -83,6 +86,7 @@ def load_data(
         fingerprint=_shifted_fingerprint(content, data.shift),
         notices=(*listing.notices, *skipped, *arrays.notices),
         also=also,
+        manifest=manifest,
     )
 
 
@@ -98,7 +102,7 @@ def load_folds(
         DataError: as `load_data`, or the data are too few for the folds.
     """
     listing = list_samples(data, root=root, cache=cache)
-    splits = split_samples(keep_classes(listing.samples, data.classes), data.split)
+    splits = _split(listing.samples, data)
     pool = tuple(sorted((*splits.train, *splits.val), key=lambda sample: natural(sample.name)))
     classes = class_names(Splits(pool, (), splits.test))
     seen = _read(pool, geometry, geometry.image_size, arrays)
@@ -113,7 +117,9 @@ def load_folds(
     also = {name: part(seen, other.shift) for name, other in (data.also_evaluate or {}).items()}
     content = fingerprint(classes, train=_contents(seen), val=[], test=splits.test)
     notices = (*listing.notices, *skipped, *arrays.notices)
-    whole = ImageData(classes, train, val, len(splits.test), _shifted_fingerprint(content, data.shift), notices, also)
+    content = _shifted_fingerprint(content, data.shift)
+    manifest = manifest_of((*pool, *splits.test))
+    whole = ImageData(classes, train, val, len(splits.test), content, notices, also, manifest)
     seed, repeats = data.split.seed, range(evaluation.repeats)
     assigned = [assign_folds(seen.samples, evaluation.folds, repeat=repeat, seed=seed) for repeat in repeats]
     parts = (
@@ -146,7 +152,7 @@ def open_test(
         DataError: unreadable images, or classes that do not train.
     """
     listing = list_samples(data, root=root, cache=cache)
-    samples = split_samples(keep_classes(listing.samples, data.classes), data.split).test
+    samples = _split(listing.samples, data).test
     if not samples:
         shipped = shipped_test_samples(data, cache=cache)
         samples = keep_classes(shipped, data.classes) if shipped else ()
@@ -171,19 +177,26 @@ def fingerprint(
     val: Sequence[tuple[str, str]],
     test: Sequence[Sample],
 ) -> str:
-    """Return the sha256 of classes, (label, content hash) of train and val, and (name, label) of test, in hex."""
+    """Return the sha256 of classes and of each split's images, in hex.
+
+    These are (label, content hash), and (name, label) for a test split that stays closed.
+    """
     content = {
         "classes": list(classes),
         "train": sorted(train),
         "val": sorted(val),
-        "test": sorted((sample.name, sample.label) for sample in test),
+        "test": sorted((s.label, s.content) if s.content else (s.name, s.label) for s in test),
     }
     return _sha256(content)
 
 
+def _split(samples: Sequence[Sample], data: Data) -> Splits:
+    return split_samples(with_contents(keep_classes(samples, data.classes)), data.split)
+
+
 def _read(samples: tuple[Sample, ...], geometry: Geometry, side: int, arrays: ArrayCache) -> _Read:
     with decoder_threads() as pool:
-        hashes = list(in_order(pool, content_hash, (sample.image for sample in samples)))
+        hashes = list(in_order(pool, _content_or_reason, samples))
     unreadable = {s.name: h.reason for s, h in zip(samples, hashes, strict=True) if isinstance(h, Unreadable)}
     hashed = [(s, h) for s, h in zip(samples, hashes, strict=True) if isinstance(h, str)]
     store = decoded(
@@ -198,6 +211,10 @@ def _read(samples: tuple[Sample, ...], geometry: Geometry, side: int, arrays: Ar
     kept_hashes = tuple(digest for _, digest in kept)
     key = store_key(kept_hashes, geometry, side)
     return _Read(tuple(s for s, _ in kept), kept_hashes, store.images, key, unreadable)
+
+
+def _content_or_reason(sample: Sample) -> str | Unreadable:
+    return sample.content or content_hash(sample.image)
 
 
 def _merged(train: _Read, val: _Read, geometry: Geometry, side: int, arrays: ArrayCache) -> _Read:

@@ -5,12 +5,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from fttune.config.data import Split
 from fttune.data.classes import class_names
+from fttune.data.contents import content_of
 from fttune.data.folders import folder_samples
 from fttune.data.images import Header, Unreadable, decoder_threads, header, in_order
 from fttune.data.listing import SPLITS, Sample, natural, some
@@ -26,6 +27,11 @@ class SurveyedFile:
 
     sample: Sample
     found: Header | Unreadable
+
+    @property
+    def hashed(self) -> Sample:
+        """The sample with its content hash, as far as it is known."""
+        return replace(self.sample, content=self.found.sha256) if isinstance(self.found, Header) else self.sample
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class Survey:
         Raises:
             DataError: the splits cannot be used, or a class has no readable image left in train or val.
         """
-        splits = split_samples((file.sample for file in self.files), rule)
+        splits = split_samples((file.hashed for file in self.files), rule)
         classes = class_names(splits)
         found = {}
         for name, samples in zip(SPLITS, (splits.train, splits.val, splits.test), strict=True):
@@ -131,7 +137,15 @@ def look(top: Path) -> Survey:
     samples = sorted(listing.samples, key=lambda sample: natural(sample.name))
     with decoder_threads() as pool:
         found = list(in_order(pool, header, map(_path, samples)))
-    return Survey(tuple(map(SurveyedFile, samples, found)), listing.notices)
+    files = [SurveyedFile(sample, one) for sample, one in zip(samples, found, strict=True)]
+    return Survey(tuple(map(_with_content, files)), listing.notices)
+
+
+def _with_content(file: SurveyedFile) -> SurveyedFile:
+    """Return a file with the hash of its content, though it cannot be decoded: its split goes by that."""
+    if isinstance(file.found, Header):
+        return file
+    return replace(file, sample=replace(file.sample, content=content_of(file.sample.image)))
 
 
 def _path(sample: Sample) -> Path:

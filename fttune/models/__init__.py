@@ -4,7 +4,7 @@ from fttune.models.architectures import Architecture, architecture_of, find_arch
 from fttune.models.backbone import Backbone, Outputs, build_backbone
 from fttune.models.checkpoint import load_model
 from fttune.models.cut import Cut, Stage
-from fttune.models.families import FAMILIES
+from fttune.models.families import FAMILIES, same_family
 from fttune.models.preprocessing import Preprocessing
 from fttune.models.weights import Weights, load_weights, weights_of_module
 
@@ -22,5 +22,6 @@ __all__ = [
     "find_architecture",
     "load_model",
     "load_weights",
+    "same_family",
     "weights_of_module",
 ]

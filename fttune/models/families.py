@@ -5,6 +5,7 @@ last layer alone; what stands before it belongs to a stage. Hidden layers of a c
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -265,6 +266,18 @@ BY_NAME = {
     for name in _NAMES
     if any(fnmatchcase(name, pattern) for pattern in family.members)
 }
+
+
+def same_family(one: str, other: str) -> bool:
+    """Return whether two backbones are of one family: of one row here; of timm's, by the letters they begin with."""
+    if one in BY_NAME or other in BY_NAME or not one.startswith("timm:"):
+        return one == other or (one in BY_NAME and BY_NAME[one] is BY_NAME.get(other))
+    return _letters(one) == _letters(other)
+
+
+def _letters(name: str) -> str:
+    """Return what a name begins with, up to its first digit or underscore: `timm:resnet` of `timm:resnet50.a1_in1k`."""
+    return re.split(r"[0-9_.]", name, maxsplit=1)[0]
 
 
 def build_module(name: str, state: State) -> nn.Module:

@@ -22,6 +22,7 @@ from fttune.searching.history import History
 from fttune.searching.pruning import Pruning, pruning_of
 from fttune.searching.samplers import drawing_sampler_for, sampler_for
 from fttune.searching.store import FACTS, TrialFacts, facts_of
+from fttune.searching.warm_start import enqueue
 from fttune.training import Verdict
 
 MAX_REPEATS = 3
@@ -59,6 +60,7 @@ def search(
     """
     for baseline in study.baselines:
         stored.enqueue_trial({n: encoded(value) for n, value in baseline.items()}, skip_if_exists=True)
+    enqueue(stored)
     history = History(study, stored)
     failed_in_a_row = _failed_last(stored)
     while not history.is_spent() and (block := _next_block(study, stored, history)):

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fttune.config import Study
 from fttune.config.fingerprint import Identity, require_same
+from fttune.data import DataChange, Manifest, changes
+from fttune.data.manifest import EMPTY
 from fttune.errors import StoreError, StudyBusy
 from fttune.files import private_folder, write_text
 from fttune.postgres import is_postgres
@@ -27,6 +29,7 @@ from fttune.searching.samplers import pruner_for
 
 IDENTITY = "fttune.identity"
 ID = "fttune.id"
+IMAGES = "fttune:images"
 FORMAT = "fttune.format"
 FORMAT_NUMBER = 1  # of what fttune keeps with a study and its trials; studies from before it was kept have it too
 FACTS = "fttune"
@@ -85,34 +88,54 @@ def study_lock(name: str, *, locks: Path, storage: str = "") -> Iterator[Lease |
         yield lease
 
 
-def open_study(study: Study, storage: RDBStorage, identity: Identity, *, new: bool = False) -> optuna.Study:
+def open_study(
+    study: Study,
+    storage: RDBStorage,
+    identity: Identity,
+    *,
+    manifest: Manifest = EMPTY,
+    new: bool = False,
+    beginning: Callable[[], Mapping[str, str]] = dict,
+) -> optuna.Study:
     """Return the study's newest generation in the store, made now if there is none.
 
     It is held in memory, and what changes it is written through (`memory.WriteThrough`): hold the study's lock.
-    Generation g > 1 is called `<name>@<g>`; `new` begins one.
+    Generation g > 1 is called `<name>@<g>`; `new` begins one. `manifest` lists the images that it is searched on.
+    `beginning` returns attributes that a study which is begun now keeps as well.
 
     Raises:
         StudyChanged: the stored study has another identity; the difference is shown.
         StoreError: a newer fttune wrote it.
     """
-    name = current_name(study.name, storage, following=new)
+    name = current_name(study.name, storage)
+    if new and _is_begun(name, storage):
+        name = current_name(study.name, storage, following=True)
     if name not in optuna.get_all_study_names(storage):
+        own = beginning()
         made = optuna.create_study(
             study_name=name,
             storage=storage,
             directions=[objective.direction for objective in study.objectives],
             pruner=pruner_for(study),
         )
-        _begin(made, identity)
+        _begin(made, identity, manifest, own)
         return _kept_in_memory(made, storage)
     stored = optuna.load_study(study_name=name, storage=storage, pruner=pruner_for(study))
     require_format(stored)
     old = stored.user_attrs.get(IDENTITY)
     if old is None:  # killed between the two writes above, before anything was asked
-        _begin(stored, identity)
+        _begin(stored, identity, manifest, beginning())
     else:
-        require_same(name, old, identity)
+        require_identity(stored, identity, manifest)
     return _kept_in_memory(stored, storage)
+
+
+def newest_generation(name: str, storage: RDBStorage) -> optuna.Study | None:
+    """Return the newest generation of a study that was begun, to be read. Raises StoreError as `require_format`."""
+    own = {stored.study_name: stored for stored in stored_studies(storage)}
+    last = int(current_name(name, storage).removeprefix(name).removeprefix("@") or 1)
+    numbered = (own.get(_generation(name, number)) for number in range(last, 0, -1))
+    return next((stored for stored in numbered if stored is not None), None)
 
 
 def stored_studies(storage: RDBStorage) -> Iterator[optuna.Study]:
@@ -140,9 +163,33 @@ def _kept_in_memory(stored: optuna.Study, storage: RDBStorage) -> optuna.Study:
     return optuna.load_study(study_name=stored.study_name, storage=memory, pruner=stored.pruner)
 
 
-def _begin(stored: optuna.Study, identity: Identity) -> None:
+def require_identity(stored: optuna.Study, identity: Identity, manifest: Manifest) -> None:
+    """Refuse a study that was begun with another identity; of changed data it is told how. Raises StudyChanged."""
+    old, about_data = stored.user_attrs[IDENTITY], lambda: str(changed_data(stored, manifest))
+    require_same(stored.study_name, old, identity, about_data=about_data)
+
+
+def changed_data(stored: optuna.Study, now: Manifest) -> DataChange:
+    """Return what changed in the images of a study since it was begun."""
+    kept = stored._storage.get_study_system_attrs(stored._study_id).get(IMAGES)
+    return changes(Manifest.unpacked(kept) if kept else EMPTY, now)
+
+
+def _is_begun(name: str, storage: RDBStorage) -> bool:
+    names = optuna.get_all_study_names(storage)
+    return name in names and IDENTITY in optuna.load_study(study_name=name, storage=storage).user_attrs
+
+
+def _begin(stored: optuna.Study, identity: Identity, manifest: Manifest, own: Mapping[str, str]) -> None:
+    """Write what a study keeps from its beginning; it counts as begun with its identity, which comes last.
+
+    The images are an attribute that dashboards do not show: a line of thousands of hashes.
+    """
     stored.set_user_attr(FORMAT, FORMAT_NUMBER)
     stored.set_user_attr(ID, uuid.uuid4().hex)
+    stored._storage.set_study_system_attr(stored._study_id, IMAGES, manifest.packed())
+    for key, value in own.items():
+        stored.set_user_attr(key, value)
     stored.set_user_attr(IDENTITY, dict(identity))
 
 

@@ -4,6 +4,7 @@ from fttune.training.checkpoints import CheckpointFolder, library_versions
 from fttune.training.cohort import cohort_key, is_member, plan
 from fttune.training.cost import Costs
 from fttune.training.device import choose_device
+from fttune.training.features import features_of
 from fttune.training.fine_tune import FineTuneResult, Fit, Verdict, check_recipe, fine_tune, finish
 from fttune.training.folds import best_fold, fold_ended, in_fold, over_folds
 from fttune.training.inputs import Inputs, prepare
@@ -22,6 +23,7 @@ __all__ = [
     "check_recipe",
     "choose_device",
     "cohort_key",
+    "features_of",
     "fine_tune",
     "finish",
     "fold_ended",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 STUDY_ID = "fttune.study_id"
+WARM_START = "fttune.warm_start"  # the trials of other studies whose configurations a run began with
 KEEP = "fttune.keep"  # a tag that people give a run whose checkpoint must stay
 REMOVED = "fttune.removed"  # the tag that says what of a run is gone, and when it went
 

@@ -19,6 +19,7 @@ from fttune.training.events import Entry, EpochEnded
 from tests import processes
 from tests.app.test_using_winners import picture_folder
 from tests.recipes import tiny_study, write_experiment
+from tests.splitting import counts_below
 from tests.stored import runs_of
 
 FIELDS = {
@@ -73,7 +74,7 @@ def test_the_test_metric_is_what_the_logged_predictions_say(confirmed):
     assert parent["tags.fttune.test_opened"] == found.opened[0]
     (file,) = workspace.artifacts.rglob("predictions.csv")
     frame = pd.read_csv(file)
-    assert len(frame) == 18
+    assert len(frame) == counts_below(workspace.root / "pictures", val=0.3, test=0.3)["test"]
     assert all(sample.startswith(kind) for sample, kind in zip(frame["sample"], frame["class"], strict=True))
     for one in found.candidates:
         for seed, value in zip(found.seeds, one.test, strict=True):

@@ -1,6 +1,7 @@
 """The winner's recipe on train and val together: which samples, how many epochs, the weights of a plain run."""
 
 import json
+import math
 import shutil
 import signal
 from pathlib import Path
@@ -21,6 +22,7 @@ from fttune.training.events import Entry, EpochEnded, Notice
 from tests import processes
 from tests.app.test_using_winners import picture_folder
 from tests.recipes import changed, tiny_study, write_experiment
+from tests.splitting import counts_below
 from tests.stored import history_of, runs_of
 
 PICTURES = {"source": "folder", "path": "pictures", "image_size": 8, "resize": 10, "split": {"val": 0.3, "test": 0.3}}
@@ -77,10 +79,12 @@ def test_the_samples_are_those_of_train_and_val_and_no_others(confirmed):
     study, workspace, _ = confirmed
     split = prepare(study.experiment, workspace).data
     joined = prepare(study.experiment, workspace, train_on_val=True).data
-    assert len(joined.train.names) == len(set(joined.train.names)) == len(joined.train.labels) == 21
+    counts = counts_below(workspace.root / "pictures", val=0.3, test=0.3)
+    trained = counts["train"] + counts["val"]
+    assert len(joined.train.names) == len(set(joined.train.names)) == len(joined.train.labels) == trained
     assert set(joined.train.names) == {*split.train.names, *split.val.names}
     everything = {f"{file.parent.name}/{file.name}" for file in (workspace.root / "pictures").rglob("*.png")}
-    assert len(everything - set(joined.train.names)) == split.n_test == 9
+    assert len(everything - set(joined.train.names)) == split.n_test == counts["test"]
     assert joined.val is None
     assert joined.fingerprint == split.fingerprint
     classes = [joined.classes[label] for label in joined.train.labels]
@@ -95,11 +99,13 @@ def test_it_trains_the_winner_for_the_median_of_its_best_epochs(confirmed, final
     assert len(result.epochs) == result.best_epoch == expected
     assert (run["tags.fttune.trial"], run["tags.fttune.epochs"]) == (str(winner), str(expected))
     assert (run["status"], run["tags.fttune.state"], run["tags.fttune.study"]) == ("FINISHED", "complete", "tiny")
-    assert (run["tags.fttune.data.train"], run["tags.fttune.data.val"]) == ("21", "0")
+    counts = counts_below(workspace.root / "pictures", val=0.3, test=0.3)
+    images = counts["train"] + counts["val"]
+    assert (run["tags.fttune.data.train"], run["tags.fttune.data.val"]) == (str(images), "0")
     assert f"trains trial {winner}, the winner of the confirmation" in said[0]
     assert f"to epoch {expected} (the median of its best ones" in said[0]
     history = history_of(workspace.mlflow_uri, run["run_id"], "lr")
-    lr, steps = study.recipe(found.candidates[0].params).optimizer.lr, 3  # 21 images in batches of 8
+    lr, steps = study.recipe(found.candidates[0].params).optimizer.lr, math.ceil(images / 8)  # batches
     last = [(epoch * steps - 1) / (4 * steps) for epoch in range(1, expected + 1)]
     assert [p.value for p in history] == pytest.approx([lr / 2 * (1 + np.cos(np.pi * share)) for share in last])
 

@@ -22,7 +22,8 @@ def test_the_identity_of_a_recipe_is_every_field_with_data_and_weights_by_conten
     params = experiment().params()
     without = ("data.path", "training.device", "data.shift", "data.also_evaluate")
     expected = {k: v for k, v in params.items() if k not in without}
-    assert recipe("abc", "sha256:1") == {**expected, "data.content": "abc", "backbone.weights": "sha256:1"}
+    expected |= {"data.content": "abc", "backbone.weights": "sha256:1", "data.split.rule": "content hash"}
+    assert recipe("abc", "sha256:1") == expected
 
 
 def test_paths_names_and_devices_do_not_change_a_recipe():

@@ -12,23 +12,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 from torchvision import transforms
 
 from fttune.config.data import Shift, Views
 from fttune.data import ArrayCache, Geometry, store, with_views
 from fttune.data.shift import shift_images
 from fttune.errors import DataError
+from tests.splitting import counts_below, part_at, place
 
 
 @pytest.fixture
 def opened(monkeypatch):
     """Record every path that is opened, however it is opened."""
-    paths: set[str] = set()
+    paths: list[str] = []
 
     def recording(original):
         def opening(file, *args, **kwargs):
             if isinstance(file, str | os.PathLike):
-                paths.add(os.fspath(file))
+                paths.append(os.fspath(file))
             return original(file, *args, **kwargs)
 
         return opening
@@ -43,8 +45,12 @@ def test_digits_load_with_ten_classes_and_stratified_splits(load):
     assert found.classes == tuple("0123456789")
     assert found.train.images.shape[1:] == (12, 12, 3)
     counts = Counter(found.val.labels.tolist())
-    assert all(34 <= counts[label] <= 37 for label in range(10))
+    assert all(20 <= counts[label] <= 50 for label in range(10))  # of 174 to 183: a binomial share of 0.2
     assert len(found.train.labels) + len(found.val.labels) + found.n_test == 1797
+    pixels = [np.rint(image * (255 / 16)).astype(np.uint8) for image in load_digits().images]
+    places = [place(hashlib.sha256(b"L (8, 8):" + image.tobytes()).hexdigest()) for image in pixels]
+    assert set(found.val.names) == {f"digits[{i}]" for i, u in enumerate(places) if 0.2 <= u < 0.4}
+    assert found.n_test == sum(u < 0.2 for u in places)
 
 
 def test_parts_hold_what_the_files_hold(make_folder, load):
@@ -68,10 +74,11 @@ def test_parts_hold_what_the_files_hold(make_folder, load):
 
 @pytest.mark.parametrize(("augment", "side"), [("none", 12), ("flip", 12), ("standard", 14)])
 def test_training_images_leave_room_for_the_random_crop(make_folder, load, augment, side):
-    make_folder({"cat": 5, "dog": 5})
+    top = make_folder({"cat": 20, "dog": 20})
     found = load(augment=augment)
-    assert found.train.images.shape == (6, side, side, 3)
-    assert found.val.images.shape == (2, 12, 12, 3)
+    counts = counts_below(top, val=0.2, test=0.2)
+    assert found.train.images.shape == (counts["train"], side, side, 3)
+    assert found.val.images.shape == (counts["val"], 12, 12, 3)
 
 
 @pytest.mark.parametrize(("kind", "side"), [("flip", 12), ("standard", 14)])
@@ -83,8 +90,9 @@ def test_only_training_images_have_views_which_are_those_of_what_would_be_augmen
         load(augment=kind, shift={"contrast": 0.5}),
         load(augment={"views": 3, "kind": kind}, shift={"contrast": 0.5}),
     )
-    assert plain.train.images.shape == (6, side, side, 3)
-    assert found.train.images.shape == (18, 12, 12, 3) and found.train.views == 3
+    trained = len(plain.train.names)
+    assert plain.train.images.shape == (trained, side, side, 3)
+    assert found.train.images.shape == (3 * trained, 12, 12, 3) and found.train.views == 3
     views = with_views(plain.train, Views(views=3, kind=kind), image_size=12, arrays=ArrayCache(tmp_path / "own"))
     assert np.array_equal(found.train.images, views.images) and found.train.key == views.key != plain.train.key
     assert torch.equal(found.train.labels, plain.train.labels) and found.train.names == plain.train.names
@@ -110,13 +118,23 @@ def test_the_test_split_is_never_opened(make_folder, load, opened):
     assert {path for path in opened if "/train/" in path} == {str(p) for p in (top / "train").rglob("*.png")}
 
 
-def test_a_drawn_test_split_is_never_opened(make_folder, load, opened):
+def test_a_drawn_test_split_is_read_once_for_its_hashes_and_never_decoded(make_folder, load, opened):
     top = make_folder({"cat": 6, "dog": 6})
     opened.clear()
     found = load()
-    seen = {os.path.relpath(path, top) for path in opened if path.startswith(str(top)) and path.endswith(".png")}
-    assert seen == {*found.train.names, *found.val.names}
-    assert len(seen) == 12 - found.n_test
+    assert times_read(opened, top) == {
+        file.relative_to(top).as_posix(): 2 if file.relative_to(top).as_posix() in seen_by_training(found) else 1
+        for file in top.rglob("*.png")
+    }
+    assert found.n_test == 12 - len(seen_by_training(found)) > 0
+
+
+def times_read(opened: list[str], top) -> Counter[str]:
+    return Counter(os.path.relpath(path, top) for path in opened if path.startswith(str(top)) and path.endswith(".png"))
+
+
+def seen_by_training(found) -> set[str]:
+    return {*found.train.names, *found.val.names}
 
 
 def test_the_limit_applies_to_training_images_only(make_folder, load):
@@ -191,8 +209,8 @@ def test_shifts_open_no_image_of_the_test_split(make_folder, load, opened):
     top = make_folder({"cat": 6, "dog": 6})
     opened.clear()
     found = load(shift={"rotate": 9}, also_evaluate={"ood": {"shift": {"permute_pixels": 1}}})
-    seen = {os.path.relpath(path, top) for path in opened if path.startswith(str(top)) and path.endswith(".png")}
-    assert seen == {*found.train.names, *found.val.names}
+    decoded = {name for name, times in times_read(opened, top).items() if times > 1}
+    assert decoded == seen_by_training(found)
     assert set(found.also["ood"].names) == set(found.val.names)
 
 
@@ -279,11 +297,12 @@ def test_unreadable_images_are_left_out_with_a_notice(make_folder, load, warm):
 def test_a_long_list_of_unreadable_images_is_cut(make_folder, load):
     top = make_folder({"cat": 30, "dog": 30})
     for file in top.rglob("*.png"):
-        file.write_bytes(b"broken")
+        file.write_bytes(f"broken {file}".encode())
     with pytest.raises(DataError) as error:
-        load(split={"val": 0.1, "test": 0.1})
+        load()
     assert len(str(error.value).splitlines()) == 22
-    assert str(error.value).endswith("and 34 more")
+    counts = counts_below(top, val=0.2, test=0.2)
+    assert str(error.value).endswith(f"and {counts['train'] + counts['val'] - 20} more")
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -331,13 +350,16 @@ def test_a_table_loads_like_the_folder_that_it_describes(make_folder, load, tmp_
 
 
 def test_groups_of_a_table_stay_together(make_folder, load, tmp_path):
-    top = make_folder({"cat": 10, "dog": 10})
+    top = make_folder({"cat": 30, "dog": 30})
     rows = [f"{p.relative_to(tmp_path)},{p.parent.name},{p.parent.name}{int(p.stem) // 2}" for p in top.rglob("*.png")]
     (tmp_path / "table.csv").write_text("\n".join(["path,label,animal", *rows]))
     found = load(source="csv", path="table.csv", split={"group_by": "animal"})
     animal = {row.split(",")[0]: row.split(",")[2] for row in rows}
     assert not {animal[n] for n in found.train.names} & {animal[n] for n in found.val.names}
-    assert (len(found.train.names), len(found.val.names), found.n_test) == (12, 4, 4)
+    counts = Counter(part_at(place(name), val=0.2, test=0.2) for name in set(animal.values()))
+    assert min(counts.values()) > 0 and len(counts) == 3
+    assert (len(found.train.names), len(found.val.names)) == (2 * counts["train"], 2 * counts["val"])
+    assert found.n_test == 2 * counts["test"]
 
 
 def test_a_missing_path_is_named_from_the_root(load, tmp_path):

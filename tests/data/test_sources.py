@@ -27,6 +27,7 @@ def test_the_room_hands_out_these_names():
     images = ["Folds", "Geometry", "ImageData", "Part", "augment", "load_data", "load_folds", "with_views"]
     survey = ["Copies", "Survey", "imbalance", "look"]
     checks = ["Checked", "Finding", "check_data"]
+    changes = ["DataChange", "Manifest", "changes"]
     others = ["Unreadable", "decode_files", "has_test", "image_files", "open_test"]
-    assert sorted(fttune.data.__all__) == sorted([*arrays, *images, *survey, *checks, *others])
+    assert sorted(fttune.data.__all__) == sorted([*arrays, *images, *survey, *checks, *changes, *others])
     assert all(hasattr(fttune.data, name) for name in fttune.data.__all__)

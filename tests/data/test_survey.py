@@ -87,6 +87,6 @@ def test_the_division_is_that_of_the_loader(top, make_folder, load):
 def test_a_class_without_a_readable_image_left_is_refused(make_folder):
     top = make_folder({"cat": 4, "dog": 3})
     for file in (top / "dog").iterdir():
-        file.write_bytes(b"broken")
+        file.write_bytes(f"broken {file.name}".encode())
     with pytest.raises(DataError, match="no readable image of dog is left in train"):
         look(top).divided(Split())

@@ -1,7 +1,7 @@
 """A study from its file to its winner: the only place where Optuna's trials and MLflow's runs meet."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,7 @@ def search(
     new: bool = False,
     display: Display | None = None,
     watch: Watch | None = None,
+    total: "Callable[[optuna.Study], int] | None" = None,
 ) -> "optuna.Study":
     """Run a study to its budget and return it; the same call continues what was interrupted.
 
@@ -63,6 +64,8 @@ def search(
         new: begin a fresh generation beside the stored one.
         display: is called with every event, for progress.
         watch: remembers what is at work, should this process die of it, and knows what the one before died of.
+        total: returns how many trials the study is to come to, in place of its budget of trials and of time; it is
+            asked once, before any trial is, while nobody else can.
 
     Raises:
         BadInput: data or weights cannot be used, or the stored study is another one (StudyChanged).
@@ -87,6 +90,7 @@ def search(
                 new=new,
                 beginning=lambda: beginning_of(study, storage, identity, inputs=inputs, session=session),
             )
+            study = study if total is None else study.until(total(stored))
             _tell_of_late_warm_start(session, study, stored)
             _compare_stores(session, study, stored)
             retained = Retained(study, session, stored)

@@ -12,22 +12,29 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from fttune.report.statistics import gap
+
 Hits = npt.NDArray[np.bool_]
 LEVEL = 0.05  # of all openings of a test split together, and of each change of the data
-RULE = "exact sign test over test samples by their hits over the seeds, one-sided, at 0.05 * 6 / (pi^2 n^2)"
+RULE = (
+    "better on the same test samples (exact sign test over samples, McNemar's with one seed) and over its seeds "
+    "(Welch's test of their accuracies), both two-sided at 0.05 * 6 / (pi^2 n^2) for the n-th opening"
+)
 
 
 @dataclass(frozen=True)
 class Judgement:
     """What the n-th opening of the test split says of a challenger.
 
-    `better` and `worse` are the test samples that more (fewer) of its seeds classify rightly than of the champion's.
+    `better` and `worse` are the test samples that more (fewer) of its seeds classify rightly than of the champion's,
+    `p_samples` what that would take by chance, `p_seeds` what the difference over the seeds would.
     """
 
     opening: int
     better: int
     worse: int
-    p: float
+    p_samples: float
+    p_seeds: float
     level: float
     champion: float
     challenger: float
@@ -35,14 +42,15 @@ class Judgement:
     @property
     def takes_over(self) -> bool:
         """Whether the challenger is better beyond chance."""
-        return self.p <= self.level
+        return self.challenger > self.champion and max(self.p_samples, self.p_seeds) <= self.level
 
     def __str__(self) -> str:
         """Return all of it in one line."""
         verdict = "better beyond chance" if self.takes_over else "not better beyond chance"
         return (
             f"{verdict} at opening {self.opening}: test accuracy {self.challenger:.4g} against {self.champion:.4g}, "
-            f"{self.better} samples better and {self.worse} worse, p {self.p:.3g}, level {self.level:.3g}"
+            f"{self.better} samples better and {self.worse} worse, p {self.p_samples:.3g} over samples and "
+            f"{self.p_seeds:.3g} over seeds, level {self.level:.3g}"
         )
 
 
@@ -54,14 +62,27 @@ def level_of(opening: int) -> float:
 def judge(champion: Hits, challenger: Hits, opening: int) -> Judgement:
     """Return what the n-th opening says of a challenger, from the hits (S, N) of both on the same samples.
 
-    The number of their seeds may differ. With one seed each it is McNemar's exact test. With several a sample counts
-    once, by the sign of the difference: so what a lucky seed is good for does not pass for a better recipe.
+    The number of their seeds may differ. A sample counts once, by the sign of the difference of its hits over the
+    seeds: with one seed each that is McNemar's exact test. It takes the models for given, so equal recipes whose seeds
+    vary would take over from each other sooner or later; hence the second test. Both are two-sided, since only a
+    challenger that was better on validation comes so far, and what is better there is better here more often than not.
+    With one seed nobody can be told from luck, and nobody takes over.
     """
-    ours, theirs = challenger.mean(0), champion.mean(0)
-    gaps = np.round(ours - theirs, 9)  # 1/3 + 2/3 and 1 are the same share of seeds
+    gaps = np.round(challenger.mean(0) - champion.mean(0), 9)  # 1/3 + 2/3 and 1 are the same share of seeds
     better, worse = int((gaps > 0).sum()), int((gaps < 0).sum())
-    p = float(stats.binomtest(better, better + worse, alternative="greater").pvalue) if better + worse else 1.0
-    return Judgement(opening, better, worse, p, level_of(opening), float(theirs.mean()), float(ours.mean()))
+    p_samples = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    ours, theirs = challenger.mean(1), champion.mean(1)
+    shares = float(theirs.mean()), float(ours.mean())
+    return Judgement(opening, better, worse, p_samples, _p_over_seeds(ours, theirs), level_of(opening), *shares)
+
+
+def _p_over_seeds(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) -> float:
+    """Return the p-value of Welch's test of accuracies under seeds; where none varies, samples alone decide."""
+    if min(len(ours), len(theirs)) < 2:
+        return 1.0
+    apart = dict(enumerate(theirs.tolist(), start=len(ours)))  # seeds do not pair recipes that draw other numbers
+    found = gap(dict(enumerate(ours.tolist())), apart).p
+    return 0.0 if found is None else found
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,16 @@ class Records:
         """Return those of a workspace."""
         return cls(workspace.mlruns / "nightly")
 
-    def begin(self, now: datetime) -> date:
-        """Return which night it is: the one of today, or one that was begun and cut off; from now on it has begun."""
+    def tonight(self, now: datetime) -> date:
+        """Return which night it is: the one of today, or one that was begun and cut off."""
         for night in sorted(self._nights(), reverse=True)[:1]:
             if not (self.of_night(night) / ENDED).exists() and now - self.begun(night) < CONTINUED:
                 return night
-        place = self.of_night(tonight := now.date())
+        return now.date()
+
+    def begin(self, now: datetime) -> date:
+        """Return which night it is; from now on it has begun."""
+        place = self.of_night(tonight := self.tonight(now))
         private_folder(place)
         if not (place / BEGUN).exists():
             write_text(place / BEGUN, json.dumps({"begun": now.isoformat()}))
@@ -54,14 +58,15 @@ class Records:
         private_folder(file.parent)
         write_text(file, json.dumps(asdict(found)))
 
-    def drop(self, night: date, study: str) -> None:
-        """Forget how a study's part ended: it is run again."""
-        (self.of_night(night) / STUDIES / f"{study}.json").unlink(missing_ok=True)
-
     def study(self, night: date, study: str) -> StudyNight | None:
         """Return how a study's part of a night ended, None while it has not."""
         file = self.of_night(night) / STUDIES / f"{study}.json"
         return StudyNight.of(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+
+    def studies(self, night: date) -> list[StudyNight]:
+        """Return how each study's part of a night ended, by name."""
+        files = sorted((self.of_night(night) / STUDIES).glob("*.json"))
+        return [StudyNight.of(json.loads(file.read_text(encoding="utf-8"))) for file in files]
 
     def close(self, found: Night) -> None:
         """Write down how a night ended."""

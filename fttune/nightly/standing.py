@@ -36,6 +36,14 @@ class Folder:
                 problems[file.stem] = str(error)
         return cls(studies, problems)
 
+    def study(self, name: str) -> Study:
+        """Return a study by its name. Raises BadInput when its file is not there, or broken."""
+        if name in self.problems:
+            raise BadInput(self.problems[name])
+        if name not in self.studies:
+            raise BadInput(f"--study: must be one of {', '.join(self.studies)}, got {name!r}")
+        return self.studies[name]
+
 
 def standings(folder: Folder, tonight: date, workspace: Workspace) -> list[Standing]:
     """Return where each study stands before a night; data are not looked at. Raises StoreError."""

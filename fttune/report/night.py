@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import Any
 
+from fttune.report.wording import number
+
 ENDED, UNFINISHED, FAILED = "ended", "unfinished", "failed"
 
 
@@ -25,6 +27,7 @@ class StudyNight:
 
     `best` is the best value, over the seeds of a confirmation with its 95 % interval where there is one, `failures` how
     many trials ended by which cause tonight, `change` what changed in the data, `alarm` that the champion got worse.
+    Trials of `from_generation` before `from_trial` are those of earlier nights.
     """
 
     study: str
@@ -43,6 +46,8 @@ class StudyNight:
     failures: Mapping[str, int] = field(default_factory=dict)
     hours: float = 0.0
     gpu_hours: float = 0.0
+    from_generation: str | None = None
+    from_trial: int = 0
 
     @property
     def is_well(self) -> bool:
@@ -88,6 +93,15 @@ class Night:
             del fields[derived]
         studies = tuple(StudyNight.of(one) for one in fields["studies"])
         return cls(**{**fields, "night": date.fromisoformat(fields["night"]), "studies": studies})
+
+    def as_text(self) -> str:
+        """Return a line for each study."""
+        lines = [f"night of {self.night}: {'all well' if self.is_well else 'something failed or an alarm was raised'}"]
+        for one in self.studies:
+            best = "" if one.best is None else f", best {one.metric} {number(one.best)}"
+            lines.append(f"{one.study}: {one.state}, {one.trials} trials{best}")
+            lines += [f"  {told}" for told in (one.alarm, one.cause, one.champion and one.champion.why) if told]
+        return "\n".join([*lines, *(f"{study}: {why}" for study, why in self.skipped.items()), *self.problems])
 
     @property
     def gpu_hours(self) -> float:

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -17,7 +18,7 @@ from fttune.app.studies import storage_of
 from fttune.app.workers import worker_count
 from fttune.config import Study
 from fttune.config.workspace import Workspace
-from fttune.errors import FttuneError, Interrupted
+from fttune.errors import FttuneError, Interrupted, TrackingFailed
 from fttune.nightly.records import Records
 from fttune.nightly.room import require_room
 from fttune.report.night import ENDED, FAILED, UNFINISHED, StudyNight
@@ -88,8 +89,11 @@ class _Part:
         change = data_change(study, workspace=workspace, display=display)
         if change is not None:
             self._found = replace(self._found, change=str(change))
-        if alarm := reevaluate(study, self._night, workspace=workspace, display=display):
-            self._found = replace(self._found, alarm=alarm)
+        with suppress(
+            TrackingFailed
+        ):  # trials need no server; the contest does, and says so. It is judged once it answers
+            if alarm := reevaluate(study, self._night, workspace=workspace, display=display):
+                self._found = replace(self._found, alarm=alarm)
         self.keep(state=FAILED, cause=CUT_OFF)
         begun = study if change is None else next_generation(study, workspace=workspace)
         total = partial(searching.raise_total, tonight=self._night, nightly=study.nightly)

@@ -16,7 +16,7 @@ from fttune.training.events import KEEP, ModelSaved
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-    from mlflow.entities.model_registry import RegisteredModel
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
     from fttune.tracking.store import MlflowStore
 
@@ -70,9 +70,7 @@ class Registry:
         versions = self.store.client.search_model_versions(f"name='{self.name}'")
         made = next((one for one in versions if one.tags.get(CROWNED) == tags[CROWNED]), None)
         if made is None:
-            source, run_id = self._source(run, saved), run.info.run_id
-            own = {CROWNED: tags[CROWNED]}
-            made = self.store.client.create_model_version(self.name, source, run_id, tags=own, await_creation_for=0)
+            made = self._made(run, saved, {CROWNED: tags[CROWNED]})
         version = Version(str(made.version), dict(tags))
         self.describe(version, tags)
         self.store.client.set_registered_model_alias(self.name, ALIAS, version.number)
@@ -110,15 +108,22 @@ class Registry:
             raise BadInput(f"run {tags['fttune.run']} is not in this MLflow; restore it, or delete {self.name}'s alias")
         return run
 
-    def _source(self, run: "Run", saved: ModelSaved) -> str:
-        """Return the model of a run, logged now unless it is there; its checkpoint where it cannot be exported."""
-        models = Models(self.store.client)
+    def _made(self, run: "Run", saved: ModelSaved, tags: dict[str, str]) -> "ModelVersion":
+        """Return a version of a run's model, logged now unless it is there; of its checkpoint if it has no export.
+
+        Not by its address `models:/<id>`: a local registry looks for that in the tracking store of the whole process.
+        """
+        models, client = Models(self.store.client), self.store.client
         try:
-            return f"models:/{models.log(run, saved)}"
+            model_id: str | None = models.log(run, saved)
+            source = client.get_logged_model(str(model_id)).artifact_location
         except Refused:
-            return f"{run.info.artifact_uri}/checkpoint"
+            model_id, source = None, f"{run.info.artifact_uri}/checkpoint"
         finally:
             models.drop()
+        return client.create_model_version(
+            self.name, source, run.info.run_id, tags=tags, await_creation_for=0, model_id=model_id
+        )
 
     def _register(self) -> None:
         try:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fttune import searching
 from fttune.app.confirm import Confirming, candidates
 from fttune.app.contenders import Contender, checkpoint_of, hits, read_hits, said, write_hits
+from fttune.app.retention import expire_confirmed
 from fttune.app.session import Display, Session, open_session, settled
 from fttune.app.studies import inputs_of, is_finished, storage_of, stored_study
 from fttune.app.train import inputs_key, prepare_in
@@ -113,7 +114,9 @@ class _Contest:
             own = stored.get_trials(deepcopy=False)[champion.model.trial]
             chosen += [] if own in chosen else [own]
         found = self.confirming.validated(chosen)
-        return Contest(found, self._takeover(self._challenger(found), champion, found))
+        takeover = self._takeover(self._challenger(found), champion, found)
+        expire_confirmed(self._session, self._study, {(self._id, one.trial) for one in found.candidates})
+        return Contest(found, takeover)
 
     def alarm(self, night: date) -> str | None:
         """Return why the champion is worse on the data as they are now, None where it is not."""

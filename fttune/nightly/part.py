@@ -89,9 +89,7 @@ class _Part:
         change = data_change(study, workspace=workspace, display=display)
         if change is not None:
             self._found = replace(self._found, change=str(change))
-        with suppress(
-            TrackingFailed
-        ):  # trials need no server; the contest does, and says so. It is judged once it answers
+        with suppress(TrackingFailed):  # trials need no server; the contest does, and says that it does not answer
             if alarm := reevaluate(study, self._night, workspace=workspace, display=display):
                 self._found = replace(self._found, alarm=alarm)
         self.keep(state=FAILED, cause=CUT_OFF)

@@ -73,7 +73,6 @@ class Night:
     skipped: Mapping[str, str] = field(default_factory=dict)
     problems: Sequence[str] = ()
     disk: Mapping[str, int] = field(default_factory=dict)
-    removed: Sequence[str] = ()
 
     @property
     def is_well(self) -> bool:

@@ -59,7 +59,7 @@ def _sentences(night: Night) -> Iterator[str]:
         if one.alarm:
             yield f"Alarm in `{one.study}`: {one.alarm}."
     for one in _failed(night):
-        yield f"`{one.study}` failed: {one.cause}"
+        yield f"`{one.study}` failed: {'; '.join((one.cause or '').splitlines())}"
     yield from night.problems
     for one in night.studies:
         if one.change:
@@ -126,8 +126,7 @@ def _by_night(nights: Sequence[Night]) -> Sheet:
 def _disk(night: Night) -> Sheet:
     parts = sorted(night.disk.items(), key=lambda part: -part[1])
     rows = tuple((name, f"{size / MEGABYTE:,.1f}") for name, size in parts)
-    note = " ".join(f"{one}." for one in night.removed)
-    return Sheet("Disk used by the generated folder", ("part", "MB"), rows, note=note)
+    return Sheet("Disk used by the generated folder", ("part", "MB"), rows)
 
 
 def _value(one: StudyNight) -> str:

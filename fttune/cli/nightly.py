@@ -43,6 +43,10 @@ def nightly(
     as_json: Json = False,
 ) -> None:
     """Run every study of a folder within a budget of hours, and find out whether anything got better."""
+    from fttune.errors import BadInput
+
+    if night is not None and study is None:
+        raise BadInput("--night: belongs to --study, which runs the part of one study; leave it out")
     options = _options(folder, plugins, mlruns, cache_gb)
     if unit is not None:
         _print_unit(unit, [*options, "--budget-hours", f"{hours:g}"], on_finish)

@@ -1,7 +1,7 @@
 """A night over all studies of a folder: what ran and what came of it, as data and as JSON."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import Any
@@ -69,9 +69,9 @@ class Night:
     begun: str
     ended: str
     budget_hours: float
-    studies: Sequence[StudyNight] = ()
+    studies: tuple[StudyNight, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
-    problems: Sequence[str] = ()
+    problems: tuple[str, ...] = ()
     disk: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -91,7 +91,8 @@ class Night:
         for derived in ("ok", "gpu_hours"):
             del fields[derived]
         studies = tuple(StudyNight.of(one) for one in fields["studies"])
-        return cls(**{**fields, "night": date.fromisoformat(fields["night"]), "studies": studies})
+        own = {"night": date.fromisoformat(fields["night"]), "studies": studies, "problems": tuple(fields["problems"])}
+        return cls(**{**fields, **own})
 
     def as_text(self) -> str:
         """Return a line for each study."""

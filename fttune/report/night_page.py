@@ -12,7 +12,7 @@ from fttune.report.sheets import Sheet
 from fttune.report.wording import number
 
 SHOWN = 30  # nights of a figure
-NAMED = 10  # dates on an axis
+NAMED = 6  # dates on an axis
 MEGABYTE = 1e6
 
 

@@ -4,7 +4,6 @@ Each learning rate of the grid is a night's trial: three that are as good as eac
 """
 
 import json
-import signal
 from collections.abc import Callable
 from datetime import datetime
 
@@ -87,10 +86,9 @@ def test_ten_nights(workspace: Workspace, night: Nights, monkeypatch: pytest.Mon
     words = ["nightly", "studies", "--study", "digits", "--night", "2026-12-04"]
     command = processes.start(*words, cwd=workspace.root, slow="os.fsync")
     command.wait_for("trial-0001")
-    command.send(signal.SIGKILL)
-    assert command.wait() == -signal.SIGKILL
+    command.kill()
     fourth = night(4)
-    assert (fourth.state, fourth.trials) == ("ended", 1), "no trial twice, none lost"
+    assert (fourth.cause, fourth.state, fourth.trials) == (None, "ended", 1), "no trial twice, none lost"
     assert trials(workspace) == ("digits@2", 2)
 
     with monkeypatch.context() as full:

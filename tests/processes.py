@@ -80,7 +80,7 @@ def start(*arguments: str, cwd: Path, slow: str | None = None) -> Command:
     out, err = cwd / f".out-{stamp}", cwd / f".err-{stamp}"
     out.touch()
     err.touch()
-    process = CONTEXT.Process(target=_main, args=(arguments, str(cwd), str(out), str(err), slow))
+    process = CONTEXT.Process(target=_main, args=(arguments, dict(os.environ), str(cwd), str(out), str(err), slow))
     process.start()
     return Command(process, out, err)
 
@@ -92,12 +92,15 @@ def run(*arguments: str, cwd: Path) -> tuple[int, str, str]:
     return code, command.out.read_text(), command.err.read_text()
 
 
-def _main(arguments: tuple[str, ...], cwd: str, out: str, err: str, slow: str | None) -> None:
+def _main(
+    arguments: tuple[str, ...], environment: dict[str, str], cwd: str, out: str, err: str, slow: str | None
+) -> None:
     import torch
 
     from fttune.cli import main
 
     os.setpgid(0, 0)
+    os.environ.update(environment)  # the server that this is forked from has that of its own start
     if slow is not None:
         _slow_down(slow)
     os.chdir(cwd)

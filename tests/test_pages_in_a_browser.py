@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from fttune.report.night_page import as_html as night_page
 from fttune.report.page import as_html, report_of
 from tests.chromium import Page, browser, chromium
+from tests.nightly.pages import nights
 from tests.report import examples
 
 pytestmark = [
@@ -48,6 +50,22 @@ def test_a_page_shows_every_figure_fits_its_window_and_asks_for_nothing(page: Pa
         assert len(sizes) == len(made.figures) + worst
         assert all(across > 50 and down > 50 for across, down in sizes)
     assert made.answer.text.replace("`", "") in page.value("document.querySelector('.answer').innerText")
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_a_nights_page_fits_its_window_and_asks_for_nothing(page: Page, count: int, tmp_path: Path) -> None:
+    *history, night = nights(count)
+    file = tmp_path / "summary.html"
+    file.write_text(night_page(night, history), encoding="utf-8")
+    for width in (1280, 400):
+        page.open(file.as_uri(), width=width)
+        assert page.complaints == []
+        assert [url for url in page.requests if not url.startswith("data:")] == [file.as_uri()]
+        assert page.value(OVERFLOW) <= 0, f"wider than {width} pixels"
+        sizes = page.value(SIZES)
+        assert len(sizes) == (2 if count > 1 else 0), "a figure of each study with a value on two nights"
+        assert all(across > 50 and down > 50 for across, down in sizes)
+    assert "1 failed, 1 raised an alarm" in page.value("document.querySelector('.answer').innerText")
 
 
 def test_a_page_that_tries_to_load_something_is_caught(page: Page, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ it is opened is written down.
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,8 +17,8 @@ import numpy as np
 import torch
 
 from fttune import searching
-from fttune.app.session import Display, Session, open_session, settled
-from fttune.app.studies import inputs_of, is_finished, run_tags, stored_study
+from fttune.app.session import Display, Session, open_session
+from fttune.app.studies import held, inputs_of, is_finished, run_tags, stored_study
 from fttune.app.tested import FOLDER, Said, write_predictions, write_worst
 from fttune.app.train import inputs_key, shared_inputs, tracked
 from fttune.config import Experiment, Study
@@ -59,13 +60,10 @@ def confirm(study: Study, *, workspace: Workspace | None = None, display: Displa
         if not is_finished(stored):
             raise BadInput(f"study {stored.study_name} is unfinished; run `fttune search` on it to its end first")
         chosen = candidates(study, stored)
-        uri = study.storage or workspace.optuna_uri
-        with searching.study_lock(study.name, locks=workspace.locks, storage=uri) as lease, settled(session):
-            session.uploader.open()
+        with held(study, session) as lease:
             if lease is not None:
-                session.uploader.fence = lease.require
                 stored = stored_study(study, workspace, lease=lease)
-            return _Confirming(study, session, stored, {inputs_key(study.experiment): inputs}).run(chosen)
+            return Confirming(study, session, stored, {inputs_key(study.experiment): inputs}).run(chosen)
 
 
 def stored_confirmation(stored: "optuna.Study") -> Confirmation | None:
@@ -101,7 +99,9 @@ def _is_baseline(study: Study, trial: "optuna.trial.FrozenTrial") -> bool:
 
 
 @dataclass
-class _Confirming:
+class Confirming:
+    """A searched study on its way to a confirmation; hold its lock. Nothing else opens the test split."""
+
     study: Study
     session: Session
     stored: "optuna.Study"
@@ -109,22 +109,36 @@ class _Confirming:
     _test: dict[str, Part] = field(default_factory=dict)
 
     def run(self, chosen: "Sequence[optuna.trial.FrozenTrial]") -> Confirmation:
-        parent, base = self.stored.study_name, self.study.experiment
-        seeds = tuple(base.seed + 1 + index for index in range(self.study.confirm.seeds))
-        known = stored_confirmation(self.stored)
+        """Confirm the candidates and open the test split, unless that was done before; keep what was found."""
+        parent, known, seeds = self.stored.study_name, stored_confirmation(self.stored), self.seeds
         if known and known.seeds == seeds and {one.trial for one in known.candidates} == {t.number for t in chosen}:
             self.session.notice(parent, f"study {parent} is confirmed: nothing to do, and the test split stays closed")
             return known
-        tags = {"fttune.kind": "study", STUDY_ID: self._id}
-        self.session.log.append(parent, RunOpened(parent, base.name, tags=tags, reopen=True))
-        try:
-            values = {seed: self._train(chosen, seed) for seed in seeds}
-            found = self._tested(self._named(chosen, seeds, values))
-        finally:
-            self.session.log.append(parent, RunClosed("complete"))  # as the search left it
+        with self.reopened():
+            found = self._tested(self.validated(chosen))
         self.session.deliver()
         self.stored.set_user_attr(CONFIRMATION, found.as_json())
         return found
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The fresh seeds."""
+        return tuple(self.study.experiment.seed + 1 + index for index in range(self.study.confirm.seeds))
+
+    @contextmanager
+    def reopened(self) -> Iterator[None]:
+        """Let the study's run in MLflow go on in the block."""
+        parent, tags = self.stored.study_name, {"fttune.kind": "study", STUDY_ID: self._id}
+        self.session.log.append(parent, RunOpened(parent, self.study.experiment.name, tags=tags, reopen=True))
+        try:
+            yield
+        finally:
+            self.session.log.append(parent, RunClosed("complete"))  # as the search left it
+
+    def validated(self, chosen: "Sequence[optuna.trial.FrozenTrial]") -> Confirmation:
+        """Train the candidates with each seed, as far as they are not; return them, best first."""
+        values = {seed: self._train(chosen, seed) for seed in self.seeds}
+        return self._named(chosen, self.seeds, values)
 
     @property
     def _id(self) -> str:
@@ -222,12 +236,10 @@ class _Confirming:
     def _tested(self, found: Confirmation) -> Confirmation:
         """Open the test split, which changes no order; without one, return what was found."""
         base = self.study.experiment
-        if not has_test(base.data, self._inputs_of(base).data):
+        if not self.has_test:
             return found
-        opened = (*self._openings(), datetime.now().astimezone().isoformat(" ", "seconds"))
-        self.session.log.append(found.study, Described({OPENED: "; ".join(opened)}))
-        self.session.deliver()  # it is on record before it happens
-        part = self._test_part(base)
+        opened = self.record_opening()
+        part = self.test_part(base)
         finite = [one for one in found.candidates if None not in one.val]
         said = {one.name: self._said(one.trial, found.seeds, part) for one in finite}
         self._keep(found, write_predictions(self._folder, part, said, classes=self._classes, seeds=found.seeds))
@@ -245,6 +257,19 @@ class _Confirming:
             opened=opened,
         )
 
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a test split."""
+        base = self.study.experiment
+        return has_test(base.data, self._inputs_of(base).data)
+
+    def record_opening(self) -> tuple[str, ...]:
+        """Put an opening of the test split on record before it happens, in the `reopened` run; return all of them."""
+        opened = (*self._openings(), datetime.now().astimezone().isoformat(" ", "seconds"))
+        self.session.log.append(self.stored.study_name, Described({OPENED: "; ".join(opened)}))
+        self.session.deliver()
+        return opened
+
     def _openings(self) -> list[str]:
         """Return when the test split was opened before, whatever became of what was to follow."""
         tags = run_tags(self.stored, self.stored.study_name)
@@ -252,8 +277,8 @@ class _Confirming:
         stored = run.data.tags.get(OPENED) if run else None
         return stored.split("; ") if stored else []
 
-    def _test_part(self, recipe: Experiment) -> Part:
-        """Return the test split as a recipe sees it."""
+    def test_part(self, recipe: Experiment) -> Part:
+        """Return the test split as a recipe sees it; its opening is on record."""
         key, workspace = inputs_key(recipe), self.session.workspace
         if key not in self._test:
             inputs = self._inputs_of(recipe)
@@ -284,7 +309,7 @@ class _Confirming:
             raise BadInput(f"the checkpoint of {tags['fttune.run']} is not in MLflow; restore its artifacts")
         recipe = self.study.recipe(self.stored.get_trials(deepcopy=False)[number].params)
         model = load_model(checkpoint, plugins=self.session.workspace.plugins).to(best_device())
-        return probabilities(model, self._inputs_of(recipe).weights.preprocessing, self._test_part(recipe).images)
+        return probabilities(model, self._inputs_of(recipe).weights.preprocessing, self.test_part(recipe).images)
 
     @property
     def _folder(self) -> Path:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from fttune import searching
 from fttune.app.session import Display, Session, open_session
-from fttune.app.studies import storage_of
+from fttune.app.studies import newest
 from fttune.app.train import prepare_in
 from fttune.config import Study
 from fttune.config.fingerprint import DATA, Identity, study_identity
@@ -32,7 +32,7 @@ def data_change(
     """
     workspace = workspace or Workspace.at()
     with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
-        if (stored := _newest(study, workspace)) is None:
+        if (stored := newest(study, workspace)) is None:
             return None
         data = prepare_in(session, study.experiment, evaluation=study.evaluation).data
         if stored.user_attrs[searching.IDENTITY][f"experiment.{DATA}"] == data.fingerprint:
@@ -47,7 +47,7 @@ def next_generation(study: Study, *, workspace: Workspace | None = None) -> Stud
     last generation to learn from: none was begun, it has no complete trial, its backbone or task was of another kind,
     or the study runs a grid.
     """
-    last = _newest(study, workspace or Workspace.at())
+    last = newest(study, workspace or Workspace.at())
     if last is None or not searching.ranked(last) or study.sampler.type == "grid":
         return study
     if searching.unlike(last, study_identity(study, data="", weights="")) is not None:
@@ -55,11 +55,6 @@ def next_generation(study: Study, *, workspace: Workspace | None = None) -> Stud
     named = study.warm_start.sources
     others = () if named in (AUTO, NONE) else tuple(name for name in named if name not in (study.name, last.study_name))
     return study.model_copy(update={"warm_start": WarmStart.model_validate({"from": [study.name, *others]})})
-
-
-def _newest(study: Study, workspace: Workspace) -> "optuna.Study | None":
-    storage = storage_of(study, workspace)
-    return None if storage is None else searching.newest_generation(study.name, storage)
 
 
 def beginning_of(

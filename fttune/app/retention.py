@@ -1,13 +1,14 @@
-"""A study's `retention` while its search runs: trials that have ended lose their checkpoints, but for the best."""
+"""A study's `retention`: trials that have ended lose their checkpoints, but for the best; so do old confirmations."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fttune import searching
 from fttune.app.session import Session
 from fttune.config import Study
-from fttune.training.events import CheckpointExpired
+from fttune.training.events import KEEP, REMOVED, STUDY_ID, CheckpointExpired
 
 if TYPE_CHECKING:
     import optuna
@@ -75,3 +76,23 @@ class Retained:
         study_id, why = str(self.stored.user_attrs[searching.ID]), f"retention.keep: {self.study.retention.keep}"
         event = CheckpointExpired(self.study.experiment.name, study_id, why)
         self.session.log.append(f"{self.stored.study_name}/{number}", event)
+
+
+def expire_confirmed(session: Session, study: Study, kept: Collection[tuple[str, int]]) -> None:
+    """Let checkpoints go as `retention` says: of confirmations that are over, and of runs that people have deleted.
+
+    `kept` are the trials, each after the id of its generation, that are the candidates of now. Pinned runs keep theirs,
+    and so do all models of a champion.
+    """
+    if study.retention.best is None:
+        return
+    from fttune.tracking.removal import remove_deleted
+
+    name, why = study.experiment.name, f"retention.keep: {study.retention.keep}"
+    runs = session.uploader.ask(lambda store: store.find_runs(name, {"fttune.kind": "confirm"}))
+    for tags in (run.data.tags for run in runs):
+        is_own = tags["fttune.study"].partition("@")[0] == study.name
+        if is_own and not {KEEP, REMOVED} & tags.keys() and (tags[STUDY_ID], int(tags["fttune.trial"])) not in kept:
+            session.log.append(tags["fttune.run"], CheckpointExpired(name, tags[STUDY_ID], why))
+    if count := session.uploader.ask(lambda store: remove_deleted(store, name, study=study.name, why=why)):
+        session.notice(study.name, f"the checkpoints of {count} deleted runs are gone ({why})")

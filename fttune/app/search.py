@@ -1,7 +1,7 @@
 """A study from its file to its winner: the only place where Optuna's trials and MLflow's runs meet."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ from fttune.app.generations import beginning_of, describe
 from fttune.app.provenance import provenance
 from fttune.app.retention import Retained
 from fttune.app.room import prepare_disk
-from fttune.app.session import TRACKING, Display, Session, open_session, settled
+from fttune.app.session import TRACKING, Display, Session, open_session
 from fttune.app.states import States
-from fttune.app.studies import CLOSED, checkpoint_of, identity_of, is_finished, lost_checkpoint
+from fttune.app.studies import CLOSED, checkpoint_of, held, identity_of, is_finished, lost_checkpoint
 from fttune.app.train import inputs_key, prepare_in
 from fttune.app.trials import Trials
 from fttune.app.worker import Job
@@ -54,6 +54,7 @@ def search(
     new: bool = False,
     display: Display | None = None,
     watch: Watch | None = None,
+    total: "Callable[[optuna.Study], int] | None" = None,
 ) -> "optuna.Study":
     """Run a study to its budget and return it; the same call continues what was interrupted.
 
@@ -63,6 +64,8 @@ def search(
         new: begin a fresh generation beside the stored one.
         display: is called with every event, for progress.
         watch: remembers what is at work, should this process die of it, and knows what the one before died of.
+        total: returns how many trials the study is to come to, in place of its budget of trials and of time; it is
+            asked once, before any trial is, while nobody else can.
 
     Raises:
         BadInput: data or weights cannot be used, or the stored study is another one (StudyChanged).
@@ -75,12 +78,8 @@ def search(
         inputs = prepare_in(session, study.experiment, evaluation=study.evaluation)
         require_searchable(study, inputs)
         identity = identity_of(study, inputs)
-        uri = study.storage or workspace.optuna_uri
-        with searching.study_lock(study.name, locks=workspace.locks, storage=uri) as lease, settled(session):
-            session.uploader.open()  # refuses a store that cannot be used, before any work
-            if lease is not None:
-                session.uploader.fence = lease.require
-            storage = searching.open_storage(uri, locks=workspace.locks, lease=lease)
+        with held(study, session) as lease:
+            storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks, lease=lease)
             stored = searching.open_study(
                 study,
                 storage,
@@ -89,6 +88,7 @@ def search(
                 new=new,
                 beginning=lambda: beginning_of(study, storage, identity, inputs=inputs, session=session),
             )
+            study = study if total is None else study.until(total(stored))
             _tell_of_late_warm_start(session, study, stored)
             _compare_stores(session, study, stored)
             retained = Retained(study, session, stored)

@@ -1,13 +1,15 @@
 """Studies as they lie in the stores, for those who come after a search: which there are, and what a trial left."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fttune import searching
 from fttune.app.results import rows_of
-from fttune.app.session import Session
+from fttune.app.session import Session, settled
 from fttune.app.train import prepare_in
 from fttune.config import Study
 from fttune.config.fingerprint import DATA, FOLDS, WEIGHTS, Identity, require_same, study_identity
@@ -19,7 +21,6 @@ from fttune.training.events import REMOVED, STUDY_ID
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.storages import RDBStorage
 
 CLOSED = "fttune.closed"
 
@@ -49,12 +50,32 @@ def list_studies(workspace: Workspace) -> list[StudyLine]:
     return [_line(stored) for stored in searching.stored_studies(storage)]
 
 
-def storage_of(study: Study, workspace: Workspace, *, lease: searching.Lease | None = None) -> "RDBStorage | None":
-    """Return the store that a study is searched in, None while there is none yet."""
-    if study.storage or (workspace.mlruns / "optuna.db").is_file():
-        uri = study.storage or workspace.optuna_uri
-        return searching.open_storage(uri, locks=workspace.locks, lease=lease)
-    return None
+def newest(study: Study, workspace: Workspace, *, lease: searching.Lease | None = None) -> "optuna.Study | None":
+    """Return the newest generation of a study, None where none was begun: to be read, or written to under its `lease`.
+
+    Raises:
+        StoreError: the store cannot be used, or a newer fttune wrote the study.
+    """
+    if not study.storage and not (workspace.mlruns / "optuna.db").is_file():
+        return None
+    storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks, lease=lease)
+    return searching.newest_generation(study.name, storage)
+
+
+@contextmanager
+def held(study: Study, session: Session) -> Iterator[searching.Lease | None]:
+    """Hold a study for this process alone, whose lease is handed out; all that was logged is delivered before it ends.
+
+    Raises:
+        StudyBusy: another process searches or confirms it.
+        StoreError: Optuna's or MLflow's store cannot be used.
+    """
+    uri = study.storage or session.workspace.optuna_uri
+    with searching.study_lock(study.name, locks=session.workspace.locks, storage=uri) as lease, settled(session):
+        session.uploader.open()  # refuses a store that cannot be used, before any work
+        if lease is not None:
+            session.uploader.fence = lease.require
+        yield lease
 
 
 def stored_study(study: Study, workspace: Workspace, *, lease: searching.Lease | None = None) -> "optuna.Study":
@@ -63,15 +84,14 @@ def stored_study(study: Study, workspace: Workspace, *, lease: searching.Lease |
     Raises:
         BadInput: it was never searched here, or its file has changed since (StudyChanged); data are not looked at.
     """
-    if (storage := storage_of(study, workspace, lease=lease)) is not None:
-        name = searching.current_name(study.name, storage)
-        for stored in searching.stored_studies(storage):
-            if stored.study_name == name:
-                old = stored.user_attrs[searching.IDENTITY]
-                data, weights = old[f"experiment.{DATA}"], old[f"experiment.{WEIGHTS}"]
-                require_same(name, old, study_identity(study, data=data, weights=weights, folds=old.get(FOLDS)))
-                return stored
-    raise BadInput(f"study {study.name} has not been searched here; run `fttune search` on it first")
+    stored = newest(study, workspace, lease=lease)
+    if stored is None:
+        raise BadInput(f"study {study.name} has not been searched here; run `fttune search` on it first")
+    old = stored.user_attrs[searching.IDENTITY]
+    data, weights = old[f"experiment.{DATA}"], old[f"experiment.{WEIGHTS}"]
+    same = study_identity(study, data=data, weights=weights, folds=old.get(FOLDS))
+    require_same(stored.study_name, old, same)
+    return stored
 
 
 def identity_of(study: Study, inputs: Inputs) -> Identity:

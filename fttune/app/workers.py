@@ -17,9 +17,11 @@ from fttune.app.process import Process
 from fttune.app.session import Session
 from fttune.app.trials import Trials
 from fttune.app.worker import AnotherAttempt, AttemptTags, CheckpointWanted, Emitted, Job, Judged
+from fttune.config import Study
 from fttune.config.workers import Cluster
 from fttune.searching import Asked, Outcome
 from fttune.searching.workers import Worker
+from fttune.training import choose_device
 from fttune.training.events import EpochEnded, Notice, RunClosed, RunOpened
 
 
@@ -33,9 +35,21 @@ def started(job: Job, device: str) -> Iterator[tuple[Callable[[int], Worker], in
             own = replace(job, threads=room.threads)
             yield lambda _: room.start(own), room.count
         return
-    cards = max(1, torch.cuda.device_count()) if device == "cuda" else 1
-    count = cards if pool.count == "auto" else pool.count
+    count = max(1, _cards(device)) if pool.count == "auto" else pool.count
     yield None if count == 1 else (_processes(job, count=count, device=device), count)
+
+
+def gpus_of(study: Study) -> float:
+    """Return how many GPUs a study keeps at work; in a cluster those of one worker, where it gives no `count`."""
+    pool, cards = study.workers, _cards(choose_device(study.experiment.training).device.type)
+    if isinstance(pool, Cluster):
+        each = min(1, cards) if pool.gpus_per_trial is None else pool.gpus_per_trial
+        return each * (pool.count or 1)
+    return cards if pool.count == "auto" else min(cards, pool.count)
+
+
+def _cards(device: str) -> int:
+    return torch.cuda.device_count() if device == "cuda" else 0
 
 
 def _processes(job: Job, *, count: int, device: str) -> Callable[[int], Worker]:

@@ -1,7 +1,7 @@
 """What makes two recipes, or two studies, the same: a flat mapping of all that can change a result.
 
-Not in it: budget, baselines, retention, storage, tracking, device, `data.also_evaluate`, paths and comments. Data
-and weights stand in it by their content, which the caller knows.
+Not in it: budget, baselines, retention, nightly, storage, tracking, device, `data.also_evaluate`, paths and comments.
+Data and weights stand in it by their content, which the caller knows.
 """
 
 import hashlib

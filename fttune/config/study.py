@@ -14,6 +14,7 @@ from fttune.config.data import CrossValidation
 from fttune.config.distributions import Categorical, Choice, Distribution, Float, Int, Scalar, encoded
 from fttune.config.experiment import Experiment
 from fttune.config.known import one_of, shown
+from fttune.config.nightly import Nightly
 from fttune.config.problems import raise_if_any
 from fttune.config.sections import COSTS, MEMORY, NAME, SECONDS, VAL_METRICS, Line, Section, Seed, broken, val_metric
 from fttune.config.space import Space
@@ -194,6 +195,7 @@ class Study(Section):
     warm_start: WarmStart = Field(default=WarmStart(), exclude=True)
     confirm: Confirm = Field(default=Confirm(), exclude=True)
     retention: Retention = Field(default=Retention(), exclude=True)
+    nightly: Nightly = Field(default=Nightly(), exclude=True)
     retries: int = Field(default=2, ge=0, exclude=True)
     workers: Workers = Field(default=Processes(), exclude=True)
     stalled_minutes: float = Field(default=60.0, gt=0, exclude=True)
@@ -325,6 +327,11 @@ class Study(Section):
         if self.sampler.type != "grid":
             return self.budget.n_trials
         return min(self.budget.n_trials, len(self.grid_params))
+
+    def until(self, total: int) -> "Study":
+        """Return the study with another total of trials, and none of minutes."""
+        budget = self.budget.model_copy(update={"n_trials": total, "timeout_minutes": None})
+        return self.model_copy(update={"budget": budget})
 
 
 def _suggest(trial: Trial, name: str, distribution: Distribution) -> Any:

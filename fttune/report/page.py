@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -56,12 +57,12 @@ def report_of(findings: Findings) -> Report:
 
 def as_html(report: Report) -> str:
     """Return the page: HTML with style and figures inside, and a policy that forbids it to load anything."""
-    return _render("page.html.j2", report)
+    return render("page.html.j2", report=report, findings=report.findings, answer=report.answer)
 
 
 def as_markdown(report: Report) -> str:
     """Return the same in Markdown; the figures are links to `figures/<name>.svg`."""
-    return _render("page.md.j2", report)
+    return render("page.md.j2", report=report, findings=report.findings, answer=report.answer)
 
 
 def as_csv(report: Report) -> str:
@@ -74,7 +75,8 @@ def as_csv(report: Report) -> str:
     return text
 
 
-def _render(template: str, report: Report) -> str:
+def render(template: str, **shown: Any) -> str:
+    """Return a page of what is shown, from a template of this room; in HTML, text is escaped."""
     environment = Environment(
         loader=PackageLoader("fttune.report", "templates"),
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),
@@ -84,9 +86,7 @@ def _render(template: str, report: Report) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"code": _code, "cell": _cell, "data_uri": _data_uri, "unescaped": Markup, "times": times}
-    return environment.get_template(template).render(
-        report=report, findings=report.findings, answer=report.answer, generator=Markup(GENERATOR)
-    )
+    return environment.get_template(template).render(generator=Markup(GENERATOR), **shown)
 
 
 def _code(text: str) -> Markup:

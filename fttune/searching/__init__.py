@@ -3,6 +3,7 @@
 from fttune.searching.database import open_storage
 from fttune.searching.executors import Asked, Executor, Inline, Objective, Outcome
 from fttune.searching.leases import Lease
+from fttune.searching.nights import Aim, aim_of, next_aim, raise_total
 from fttune.searching.ranking import front, ranked
 from fttune.searching.retention import retained
 from fttune.searching.search import is_spent, search
@@ -33,6 +34,7 @@ from fttune.searching.warm_start import (
 __all__ = [
     "ID",
     "IDENTITY",
+    "Aim",
     "Asked",
     "Descriptors",
     "Executor",
@@ -40,6 +42,7 @@ __all__ = [
     "Lease",
     "Objective",
     "Outcome",
+    "aim_of",
     "beginning",
     "changed_data",
     "counted",
@@ -51,8 +54,10 @@ __all__ = [
     "is_spent",
     "kept_starts",
     "newest_generation",
+    "next_aim",
     "open_storage",
     "open_study",
+    "raise_total",
     "ranked",
     "require_identity",
     "retained",

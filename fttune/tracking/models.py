@@ -30,8 +30,8 @@ class Models:
         self._client = client
         self._exported: dict[str, TemporaryDirectory[str]] = {}
 
-    def log(self, run: Run, event: ModelSaved) -> None:
-        """Log a checkpoint as a model of a run, unless it is there.
+    def log(self, run: Run, event: ModelSaved) -> str:
+        """Log a checkpoint as a model of a run, unless it is there; return the model's id.
 
         Raises:
             Refused: the checkpoint is gone, or cannot be exported.
@@ -44,6 +44,7 @@ class Models:
         if model.status != LoggedModelStatus.READY:
             self._store(run, model, event)
         self.drop(model.model_id)
+        return str(model.model_id)
 
     def drop(self, *exported: str) -> None:
         """Forget what was exported of models; default: of all."""

@@ -7,21 +7,45 @@ import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from mlflow.entities import Run
+from mlflow.entities import Run, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from fttune.training.events import KEEP, REMOVED
 
+if TYPE_CHECKING:
+    from fttune.tracking.store import MlflowStore
+
 FOLDER = "checkpoint"
+MAX_DELETED = 1000  # runs of one look
 
 
 def may_lose_checkpoint(run: Run) -> bool:
-    """Return whether a run is a trial's whose checkpoint is there, as far as its tags say, and not pinned."""
+    """Return whether a run is of a trial, or its confirmation, and has a checkpoint as far as tags say, not pinned."""
     tags = run.data.tags
-    return tags.get("fttune.kind") == "trial" and KEEP not in tags and REMOVED not in tags
+    return tags.get("fttune.kind") in ("trial", "confirm") and KEEP not in tags and REMOVED not in tags
+
+
+def remove_deleted(store: "MlflowStore", experiment: str, *, study: str, why: str) -> int:
+    """Delete the checkpoints of runs of a study that people have deleted in MLflow, but for pinned ones.
+
+    Return of how many runs. The runs stay as they are, and can be restored without it, until `mlflow gc`; MLflow takes
+    no tags for them.
+    """
+    found = store.client.get_experiment_by_name(experiment)
+    if found is None:
+        return 0
+    runs = store.client.search_runs([found.experiment_id], run_view_type=ViewType.DELETED_ONLY, max_results=MAX_DELETED)
+    own = [run for run in runs if run.data.tags.get("fttune.study", "").partition("@")[0] == study]
+    removed = [
+        remove_checkpoint(run, uri=store.uri, downloads=store.downloads(run), why=why)
+        for run in own
+        if may_lose_checkpoint(run)
+    ]
+    return sum(told is not None for told in removed)
 
 
 def remove_checkpoint(run: Run, *, uri: str, downloads: Path, why: str) -> str | None:

@@ -184,10 +184,11 @@ class MlflowStore:
             return file if file.is_file() else None
         if path not in {one.path for one in self.client.list_artifacts(run.info.run_id, path.rpartition("/")[0])}:
             return None
-        (folder := self._downloads(run)).mkdir(parents=True, exist_ok=True)
+        (folder := self.downloads(run)).mkdir(parents=True, exist_ok=True)
         return Path(self.client.download_artifacts(run.info.run_id, path, str(folder)))
 
-    def _downloads(self, run: Run) -> Path:
+    def downloads(self, run: Run) -> Path:
+        """Return where files of a run lie that were fetched."""
         return self.artifacts.parent / "cache" / "checkpoints" / str(run.info.run_id)
 
     def comparison(self, experiment: str, keys: list[str], tags: Mapping[str, str]) -> str | None:
@@ -295,7 +296,7 @@ class MlflowStore:
         run = self.find_run(event.experiment, {RUN: key, STUDY_ID: event.study_id})
         if run is None or not may_lose_checkpoint(run):
             return
-        if said := remove_checkpoint(run, uri=self.uri, downloads=self._downloads(run), why=event.why):
+        if said := remove_checkpoint(run, uri=self.uri, downloads=self.downloads(run), why=event.why):
             self.client.set_tag(run.info.run_id, REMOVED, said)
 
     def _log_model(self, key: str, event: ModelSaved) -> None:

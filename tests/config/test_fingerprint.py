@@ -89,6 +89,7 @@ CHANGES_NO_STUDY = [
     {"baselines": [{"optimizer.lr": 0.01}]},
     {"storage": "sqlite:///x.db"},
     {"retention": {"keep": "best_3"}},
+    {"nightly": {"weight": 2.0, "every": "week"}},
     {"retries": 0},
     {"tracking": {"uri": "http://localhost"}},
     {"name": "other"},

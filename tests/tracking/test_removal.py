@@ -76,7 +76,7 @@ def test_the_checkpoint_goes_and_nothing_else_of_the_run(
         {KEEP: "yes"},
         {KEEP: ""},
         {STUDY_ID: "of another generation"},
-        *({"fttune.kind": kind} for kind in ("study", "train", "confirm", "final")),
+        *({"fttune.kind": kind} for kind in ("study", "train", "final")),
     ],
 )
 def test_no_other_run_and_no_pinned_one_loses_its_checkpoint(
@@ -86,6 +86,15 @@ def test_no_other_run_and_no_pinned_one_loses_its_checkpoint(
     store.write("pets/0", EXPIRED)
     assert len(list(checkpoint_of(workspace, run).iterdir())) == 2
     assert REMOVED not in run_of(store).data.tags
+
+
+def test_a_run_of_a_confirmation_may_lose_its_checkpoint_as_well(
+    store: MlflowStore, workspace: Workspace, tmp_path: Path
+) -> None:
+    run = logged(store, tmp_path, **{"fttune.kind": "confirm"})
+    store.write("pets/0", EXPIRED)
+    assert not checkpoint_of(workspace, run).exists()
+    assert REMOVED in run_of(store).data.tags
 
 
 def test_a_run_without_a_checkpoint_gets_no_tag(store: MlflowStore) -> None:

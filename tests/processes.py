@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def run(*arguments: str, cwd: Path) -> tuple[int, str, str]:
 
 
 def _main(
-    arguments: tuple[str, ...], environment: dict[str, str], cwd: str, out: str, err: str, slow: str | None
+    arguments: tuple[str, ...], environment: Mapping[str, str], cwd: str, out: str, err: str, slow: str | None
 ) -> None:
     import torch
 

@@ -56,8 +56,7 @@ def run(case: Case, folder: Path) -> Ended:
 def _main(arguments: tuple[str, ...], environment: Mapping[str, str], cwd: str, out: str, err: str) -> None:
     for name in ("MLFLOW_TRACKING_URI", "FTTUNE_MLRUNS", "FTTUNE_CACHE_GB"):
         os.environ.pop(name, None)
-    os.environ.update(environment)
-    processes._main(arguments, cwd, out, err, None)
+    processes._main(arguments, environment, cwd, out, err, None)
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -227,7 +227,7 @@ VALUES = [
         study(storage="oracle://u:secret@h/x"),
         SEARCH,
         (
-            "storage: oracle://u:***@h/x",
+            "oracle://u@h/x needs a",
             "driver",
         ),
     ),

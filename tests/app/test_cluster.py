@@ -111,7 +111,6 @@ def test_ctrl_c_ends_a_local_cluster_in_order_and_the_same_command_goes_on_witho
     assert oracle.differences(searched(root), alone) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["killed", "cut"])
 def test_trials_of_a_lost_machine_finish_once_on_another(alone, cluster, tmp_path, fault) -> None:
     head, other, environment = cluster
@@ -129,7 +128,6 @@ def test_trials_of_a_lost_machine_finish_once_on_another(alone, cluster, tmp_pat
     assert none_left(other), "its lease has run out"
 
 
-@pytest.mark.slow
 def test_a_killed_driver_leaves_no_worker_on_any_machine_and_the_same_command_goes_on(alone, cluster, tmp_path) -> None:
     head, other, environment = cluster
     root = write(tmp_path / "study", "none")

@@ -28,8 +28,9 @@ from fttune.interruption import interrupt, raise_dropped_again, uninterrupted
 from fttune.searching import Asked
 from fttune.searching.executors import Ended
 from fttune.searching.workers import Question, Raised, Ready, Said, Task
-from fttune.training import Verdict
+from fttune.training import Verdict, choose_device
 from fttune.training.events import Event, Notice
+from fttune.training.memory import free_cached
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ def serve(connection: "Connection[Any, Any]") -> None:
             torch.set_num_threads(job.threads)
         desk = RemoteDesk(link, job.workspace)
         recipe = job.study.experiment
+        device = choose_device(recipe.training).device
         inputs = prepare_in(desk, recipe, evaluation=job.study.evaluation)
         states = States(desk.states_of(job.name), job.study.batch)
         known = {inputs_key(recipe): inputs}
@@ -198,6 +200,7 @@ def serve(connection: "Connection[Any, Any]") -> None:
                     ended = Ended(asked.number, task.attempt, outcome, time.monotonic() - started)
                     with uninterrupted():
                         connection.send(ended)
+                free_cached(device)  # other workers may share the card
         finally:
             trials.close()
     except (EOFError, ConnectionError):  # nobody is there any more

@@ -22,7 +22,7 @@ from fttune.searching.store import IDENTITY, newest_generation, stored_studies
 from fttune.training.events import WARM_START
 
 DESCRIPTORS = "fttune.descriptors"
-CONFIGURATIONS = 5
+CONFIGURATIONS = 8  # a block of trials, by default
 LOOKED_AT = 100  # of a study's trials, until some fit
 UNKNOWN = 1.0  # how far features are that cannot be compared: as far as e times as many classes
 _EXPERIMENT = "experiment."

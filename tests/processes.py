@@ -86,10 +86,10 @@ def start(*arguments: str, cwd: Path, slow: str | None = None) -> Command:
     return Command(process, out, err)
 
 
-def run(*arguments: str, cwd: Path) -> tuple[int, str, str]:
+def run(*arguments: str, cwd: Path, timeout_seconds: float = 120) -> tuple[int, str, str]:
     """Run `fttune ARGUMENTS` to its end; return exit code, stdout and stderr."""
     command = start(*arguments, cwd=cwd)
-    code = command.wait()
+    code = command.wait(timeout_seconds)
     return code, command.out.read_text(), command.err.read_text()
 
 

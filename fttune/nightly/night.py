@@ -1,22 +1,17 @@
 """A whole night: one at a time, study after study, each for its share of the hours; then the summary."""
 
-import os
-import platform
 import shlex
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock, Timeout
-
 from fttune.config import Study
 from fttune.config.workspace import Workspace
-from fttune.errors import StudyBusy
-from fttune.files import private_folder, remove_leftovers, write_text
+from fttune.files import remove_leftovers, write_text
+from fttune.locks import held_alone
 from fttune.nightly.part import CUT_OFF
 from fttune.nightly.plan import Plan, hours_of, plan
 from fttune.nightly.records import Records
@@ -75,7 +70,7 @@ def run_night(
     Raises:
         StudyBusy: another process runs a night here.
     """
-    with one_at_a_time(workspace):
+    with held_alone(workspace.locks / "nightly.lock", "a night is being run here"):
         records = Records.of(workspace)
         tonight = records.begin(clock())
         remove_leftovers(workspace.mlruns, apart_from=workspace.artifacts)
@@ -85,27 +80,6 @@ def run_night(
             found = replace(found, problems=(*found.problems, problem))
             page = _write(found, records)
         return Written(found, page)
-
-
-@contextmanager
-def one_at_a_time(workspace: Workspace) -> Iterator[None]:
-    """Hold the right to run a night here. Raises StudyBusy, which says who does."""
-    private_folder(workspace.locks)
-    lock, owner = FileLock(workspace.locks / "nightly.lock"), workspace.locks / "nightly.owner"
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        who = "another process"
-        with suppress(OSError):
-            who = owner.read_text(encoding="utf-8") or who
-        raise StudyBusy(f"a night is being run here by {who}; wait for it, or stop it first") from None
-    try:
-        write_text(
-            owner, f"process {os.getpid()} on {platform.node()}, since {datetime.now().isoformat(' ', 'seconds')}"
-        )
-        yield
-    finally:
-        lock.release()
 
 
 @dataclass

@@ -1,16 +1,13 @@
 """A study in Optuna's storage: its identity held, its generations named. `database.py` opens the storage itself."""
 
 import json
-import os
-import platform
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.pruners import HyperbandPruner
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -19,8 +16,8 @@ from fttune.config import Study
 from fttune.config.fingerprint import Identity, require_same
 from fttune.data import DataChange, Manifest, changes
 from fttune.data.manifest import EMPTY
-from fttune.errors import StoreError, StudyBusy
-from fttune.files import private_folder, write_text
+from fttune.errors import StoreError
+from fttune.locks import held_alone
 from fttune.postgres import is_postgres
 from fttune.searching.database import lease_of
 from fttune.searching.leases import Lease
@@ -61,7 +58,7 @@ class TrialFacts:
 
 @contextmanager
 def study_lock(name: str, *, locks: Path, storage: str = "") -> Iterator[Lease | None]:
-    """Hold the right to search a study; the operating system frees it when its owner dies.
+    """Hold the right to search a study.
 
     Machines that share a PostgreSQL `storage` need its lease too, which is handed out, for `open_storage`.
 
@@ -69,19 +66,7 @@ def study_lock(name: str, *, locks: Path, storage: str = "") -> Iterator[Lease |
         StudyBusy: another process holds it.
         StoreError: the database cannot be used.
     """
-    private_folder(locks)
-    owner = locks / f"study-{name}.owner"
-    lock = FileLock(locks / f"study-{name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        who = "another process"
-        with suppress(OSError):
-            who = owner.read_text(encoding="utf-8") or who
-        raise StudyBusy(f"study {name} is being searched by {who}; wait for it, or stop it first") from None
-    with ExitStack() as held:
-        held.callback(lock.release)
-        write_text(owner, f"process {os.getpid()} on {platform.node()}")
+    with held_alone(locks / f"study-{name}.lock", f"study {name} is being searched"), ExitStack() as held:
         lease = lease_of(name, storage, locks=locks) if is_postgres(storage) else None
         if lease is not None:
             held.callback(lease.release)

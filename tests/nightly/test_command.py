@@ -74,7 +74,7 @@ def test_a_night_that_was_stopped_goes_on_by_the_same_command(root: Path, worksp
     command.wait_for("trial-0000")
     command.send(signal.SIGTERM)
     assert command.wait() == 143
-    code, out, err = processes.run(*words, cwd=root)
+    code, out, err = processes.run(*words, cwd=root, timeout_seconds=300)  # it starts Python three times
     assert code == 0, err
     told = json.loads((root / "told.json").read_text())
     assert [(one["study"], one["state"], one["trials"]) for one in told["studies"]] == [

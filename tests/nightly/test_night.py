@@ -11,8 +11,9 @@ import pytest
 from fttune.config import Study
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, StudyBusy
+from fttune.locks import held_alone
 from fttune.nightly import process
-from fttune.nightly.night import Written, one_at_a_time, planned, run_night
+from fttune.nightly.night import Written, planned, run_night
 from fttune.nightly.process import ProcessRunner
 from fttune.nightly.records import Records
 from fttune.nightly.standing import Folder
@@ -130,7 +131,10 @@ def test_a_night_that_was_cut_off_goes_on_after_midnight_with_the_hours_that_are
 def test_one_night_at_a_time_and_the_second_is_told_who_runs(
     night: Callable[..., Written], workspace: Workspace
 ) -> None:
-    with one_at_a_time(workspace), pytest.raises(StudyBusy, match=r"by process \d+ on .*, since 2"):
+    with (
+        held_alone(workspace.locks / "nightly.lock", "a night is being run here"),
+        pytest.raises(StudyBusy, match=r"by process \d+ on .*, since 2"),
+    ):
         night(ALL)
     assert night(ALL).night.is_well
 

@@ -1,7 +1,7 @@
 """A search's trials in a Ray cluster: an actor for each worker keeps its process, and passes on what is said.
 
 Ray finds a place, starts the actor there and says when it is lost; it repeats nothing. All that is read and written
-lies in folders that the machines share.
+lies in folders that the machines share, or goes through a URL (`worker.py`).
 
 An actor whose search does not ask it for messages for LEASE_SECONDS ends with its process. A search that had no answer
 for twice as long holds it for lost: its lease has run out by then, even where it lives on behind a cut network, so no
@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from fttune.app.process import Process
@@ -40,13 +41,16 @@ class Host:
         self._asked = time.monotonic()
         threading.Thread(target=self._end_without_lease, daemon=True).start()
 
-    def missing(self, shared: Path, content: str) -> str | None:
-        """Return why this machine cannot take part, None when it sees the folders of the search."""
+    def missing(self, shared: Path, content: str | None) -> str | None:
+        """Return why this machine cannot take part, None when it sees a file of the search, or need not."""
+        if content is None:
+            return None
         with suppress(OSError):
             if shared.read_text(encoding="utf-8") == content:
                 return None
         return (
-            f"{os.uname().nodename} does not see {shared.parent}: the generated folder must be shared by all machines"
+            f"{os.uname().nodename} does not see {shared.parent}: the generated folder must be shared by all machines, "
+            "or files go through a URL (workers.shared)"
         )
 
     def send(self, message: bytes) -> None:
@@ -84,8 +88,10 @@ class Remote:
         self._read, self._write = Pipe(duplex=False)
         self._given_up = threading.Event()
         self._cause = "lost"
+        self._said: SimpleQueue[bytes | None] = SimpleQueue()
         self.send(job)
-        threading.Thread(target=self._listen, daemon=True).start()
+        for work in (self._listen, self._feed):
+            threading.Thread(target=work, daemon=True).start()
 
     @property
     def connection(self) -> "Remote":
@@ -122,7 +128,10 @@ class Remote:
         return self._cause
 
     def _listen(self) -> None:
-        """Feed the connection until the process ends, or until its lease has run out where it is lost."""
+        """Take what is said until the process ends, or until its lease has run out where it is lost.
+
+        It is asked for all the time, whatever the search is busy with: that renews the lease.
+        """
         import ray
 
         asked = time.monotonic()
@@ -132,15 +141,20 @@ class Remote:
                 asked = time.monotonic()
                 messages, cause = ray.get(self._actor.receive.remote(), timeout=2 * LEASE_SECONDS)
                 for message in messages:
-                    self._write.send_bytes(message)
+                    self._said.put(message)
             self._cause = cause
         except ray.exceptions.RayError as error:
             self._cause = f"its machine or Ray's process there is lost ({type(error).__name__})"
             self._given_up.wait(max(0.0, asked + 2 * LEASE_SECONDS - time.monotonic()))
-        except OSError:  # nobody reads any more
-            pass
         finally:
-            self._write.close()
+            self._said.put(None)
+
+    def _feed(self) -> None:
+        """Write what was said to the connection, which waits for its reader, until there is no more."""
+        with suppress(OSError):  # nobody reads any more
+            while (message := self._said.get()) is not None:
+                self._write.send_bytes(message)
+        self._write.close()
 
 
 @contextmanager
@@ -154,8 +168,8 @@ def connected(options: Cluster, *, device: str, shared: Path) -> Iterator["Room"
         import ray
     except ImportError as error:
         raise BadInput(f"workers: Ray needs the extra: pip install 'fttune[ray]' ({error})") from error
-    content = secrets.token_hex(16)
-    write_text(shared, content)
+    content = secrets.token_hex(16) if options.shared is None else None
+    write_text(shared, content or "")
     local = {"_node_ip_address": "127.0.0.1", "include_dashboard": False} if options.address == LOCAL else {}
     with _own_token(local=bool(local)):
         try:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from fttune.config.fingerprint import Identity, differences, digest
 from fttune.config.known import backbones
 from fttune.config.sections import VAL_METRICS
 from fttune.config.warm_start import NONE
+from fttune.config.workers import Cluster
 from fttune.config.workspace import Workspace
 from fttune.errors import BadInput, FttuneError, Interrupted, TrackingFailed
 from fttune.files import second_name
@@ -74,6 +75,8 @@ def search(
         CannotWrite: a disk or database is full or fails; the same call continues when it is seen to.
     """
     workspace = workspace or Workspace.at()
+    if isinstance(study.workers, Cluster):
+        workspace = replace(workspace, shared=study.workers.shared)
     with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
         inputs = prepare_in(session, study.experiment, evaluation=study.evaluation)
         require_searchable(study, inputs)
@@ -102,7 +105,7 @@ def search(
                 own = {inputs_key(study.experiment): inputs}
                 study_id = str(stored.user_attrs[searching.ID])
                 attempts = Attempts(stored, study.retries, watch)
-                states = States(session.states_of(stored.study_name), study.batch)
+                states = States(session.states_of(stored.study_name), study.batch, workspace.mirror(study_id))
                 costs = _costs(session, stored)
                 trials = Trials(study, session, stored.study_name, study_id, own, attempts, states, costs)
                 _Search(study, session, stored, trials, attempts, retained).run(identity)
@@ -247,7 +250,7 @@ class _Search:
                 executor: searching.Executor = searching.Inline(self.trials.run)
                 abandon = self.trials.abandon
             else:
-                driver = Driver(self.trials, self.session, self.attempts)
+                driver = Driver(self.trials, self.session, self.attempts, self.trials.states.mirror)
                 stalled = 60 * self.study.stalled_minutes
                 start, count = pool
                 executor = Workers(start, driver, count=count, stalled_seconds=stalled, shares=self.trials.shares)

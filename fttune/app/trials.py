@@ -206,7 +206,8 @@ class Trials:
     def _fitted(self, asked: Asked, experiment: Experiment, begin: Begin, emit: Emit) -> FineTuneResult | None:
         """Train, or go on where the trial paused; return None when it pauses."""
         _, fit = self._paused.pop(asked.number, (asked, None))
-        files = CheckpointFolder(self.session.files_of(self.key(asked.number)), states=self.states.of(asked.number))
+        folder, states = self.session.files_of(self.key(asked.number)), self.states
+        files = CheckpointFolder(folder, states=states.of(asked.number), saved=states.saved)
         fit = fit or Fit(begin(), emit=emit, checkpoints=files)
         result = fit.go_on(lambda ended: self._judge(asked, experiment, ended))
         if result is None:
@@ -220,8 +221,8 @@ class Trials:
         verdict: Verdict = "go"
         for fold, begin in enumerate(begins, start=1):
             own = f"fold-{fold}"
-            states = self.states.of(asked.number) / own
-            files = CheckpointFolder(self.session.files_of(self.key(asked.number)) / own, states=states, keeps_end=True)
+            folder, states = self.session.files_of(self.key(asked.number)) / own, self.states.of(asked.number) / own
+            files = CheckpointFolder(folder, states=states, keeps_end=True, saved=self.states.saved)
             results.append(finish(begin(), emit=in_fold(emit, fold), checkpoints=files))
             emit(fold_ended(results[-1], fold))
             value = results[-1].value
@@ -285,7 +286,7 @@ class Trials:
         experiments = [self.study.experiment.replace(one.values) for one in cohort]
         inputs = self._inputs_of(experiments[0]).of_fold(fold)
         folder = self.states.of_cohort(cohort[0].number, asked.number) / f"fold-{fold}"
-        begins = plan(experiments, inputs, monitor=self.study.metric, folder=folder)
+        begins = plan(experiments, inputs, monitor=self.study.metric, folder=folder, saved=self.states.saved)
         return {one.number: begin for one, begin in zip(cohort, begins, strict=True) if one.number >= asked.number}
 
     def _recipe(self, asked: Asked) -> Experiment | None:

@@ -1,22 +1,28 @@
 """A process that trains trials for a search in another one, and touches neither Optuna nor MLflow.
 
+Where the study's machines share a URL and no folder (`workers.shared`), a worker writes states and files of runs into a
+folder of its own, which ends with it, and nobody else reads: states go to the URL when they are written, a file before
+the event that names it.
+
 Its arguments are two file descriptors: of a connection, and one that is read until its other end is closed, which its
 owner does by dying: whoever comes after it must find no worker at the same trials.
 """
 
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from fttune.app.parcels import Parcel, received, sent
 from fttune.app.session import target_of
 from fttune.app.states import States
 from fttune.app.train import inputs_key, prepare_in
@@ -24,12 +30,14 @@ from fttune.app.trials import Trials
 from fttune.config import Study
 from fttune.config.workspace import Workspace
 from fttune.errors import FttuneError, Interrupted, WorkFailed
+from fttune.files import private_folder, remove_leftovers, temporary_folder
 from fttune.interruption import interrupt, raise_dropped_again, uninterrupted
+from fttune.mirror import Mirror
 from fttune.searching import Asked
 from fttune.searching.executors import Ended
 from fttune.searching.workers import Question, Raised, Ready, Said, Task
 from fttune.training import Verdict, choose_device
-from fttune.training.events import Event, Notice
+from fttune.training.events import Event, FileSaved, Notice, RunClosed
 from fttune.training.memory import free_cached
 
 
@@ -46,11 +54,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Emitted:
-    """An event of a run, as `Desk.emit` takes it."""
+    """An event of a run, as `Desk.emit` takes it; the file that it names is in `parcel` where it went to a URL."""
 
     run: str
     event: Event
     owner: str | None
+    parcel: Parcel | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class AttemptTags:
 
 @dataclass(frozen=True)
 class CheckpointWanted:
-    """Asks for the best checkpoint of a run, as `Desk.checkpoint` does."""
+    """Asks for the best checkpoint of a run, as `Desk.checkpoint` does: for a path, or for what went to a URL."""
 
     experiment: str
     tags: Mapping[str, str]
@@ -109,19 +118,28 @@ class Link:
 
 
 class RemoteDesk:
-    """A `Desk` whose command runs in another process, which logs, asks the stores, and keeps what was told once."""
+    """A `Desk` whose command runs in another process, which logs, asks the stores, and keeps what was told once.
 
-    def __init__(self, link: Link, workspace: Workspace) -> None:
+    Files go there through `mirror`, if there is one; then those of this process lie in a folder of its `own`.
+    """
+
+    def __init__(self, link: Link, workspace: Workspace, mirror: Mirror | None, own: Path) -> None:
         self.workspace = workspace
-        self._link, self._target = link, target_of(workspace, "")
+        self.link, self._mirror, self._own = link, mirror, own
+        self._target = replace(target_of(workspace, ""), runs=own / workspace.runs.name)
 
     def notice(self, run: str, text: str) -> None:
         """Tell people something once."""
         self.emit(run, Notice(text))
 
     def emit(self, run: str, event: Event, *, owner: str | None = None) -> None:
-        """Log an event of a run."""
-        self._link.say(Emitted(run, event, owner))
+        """Log an event of a run. Raises CannotWrite when a file cannot be sent."""
+        parcel, folder = None, self.files_of(run)
+        if self._mirror is not None and isinstance(event, FileSaved):
+            parcel = sent(self._mirror, event.path, event.path.relative_to(folder).as_posix())
+        self.link.say(Emitted(run, event, owner, parcel))
+        if self._mirror is not None and isinstance(event, RunClosed):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def files_of(self, run: str) -> Path:
         """Return the folder in which a run's files wait."""
@@ -129,7 +147,7 @@ class RemoteDesk:
 
     def states_of(self, run: str) -> Path:
         """Return the folder of what a run that is cut off goes on from."""
-        return self.workspace.states / run
+        return self._own / self.workspace.states.name / run
 
     def deliver(self) -> None:
         """Do nothing: the other process does, before it tells of a trial's end."""
@@ -139,8 +157,12 @@ class RemoteDesk:
 
     def checkpoint(self, experiment: str, tags: Mapping[str, str]) -> Path | None:
         """Return the best checkpoint of an experiment's newest finished run with these tags; None if it is gone."""
-        found: Path | None = self._link.ask(CheckpointWanted(experiment, tags))
-        return found
+        found: Path | tuple[Parcel, ...] | None = self.link.ask(CheckpointWanted(experiment, tags))
+        if self._mirror is None or not isinstance(found, tuple):
+            assert not isinstance(found, tuple), "without a URL nothing goes there"
+            return found
+        file, *_ = [received(self._mirror, parcel, self._own / "weights") for parcel in found]
+        return file
 
 
 class RemoteTries:
@@ -184,30 +206,50 @@ def serve(connection: "Connection[Any, Any]") -> None:
             import torch
 
             torch.set_num_threads(job.threads)
-        desk = RemoteDesk(link, job.workspace)
-        recipe = job.study.experiment
-        device = choose_device(recipe.training).device
-        inputs = prepare_in(desk, recipe, evaluation=job.study.evaluation)
-        states = States(desk.states_of(job.name), job.study.batch)
-        known = {inputs_key(recipe): inputs}
-        trials = Trials(job.study, desk, job.name, job.id, known, RemoteTries(link), states)
-        try:
-            while True:
-                task: Task = connection.recv()
-                for asked in task.trials:
-                    started = time.monotonic()
-                    outcome = trials.run(_judged_there(link, asked))
-                    ended = Ended(asked.number, task.attempt, outcome, time.monotonic() - started)
-                    with uninterrupted():
-                        connection.send(ended)
-                free_cached(device)  # other workers may share the card
-        finally:
-            trials.close()
+        mirror = job.workspace.mirror(job.id)
+        with _own_folder(job.workspace) as own:
+            _work(connection, job, RemoteDesk(link, job.workspace, mirror, own), mirror)
     except (EOFError, ConnectionError):  # nobody is there any more
         return
     except Exception as error:  # noqa: BLE001 (it ends the search there, as it would here)
         known_there = isinstance(error, FttuneError | OSError)
         connection.send(Raised(error if known_there else WorkFailed(f"{type(error).__name__}: {error}")))
+
+
+@contextmanager
+def _own_folder(workspace: Workspace) -> Iterator[Path]:
+    """Hand out where states and files of runs go: where machines share no folder, one that ends with the block."""
+    if workspace.shared is None:
+        yield workspace.cache
+        return
+    private_folder(workspace.workers)
+    remove_leftovers(workspace.workers)
+    with temporary_folder(workspace.workers, "worker") as own:
+        yield own
+
+
+def _work(connection: "Connection[Any, Any]", job: Job, desk: RemoteDesk, mirror: Mirror | None) -> None:
+    """Take tasks until one is interrupted, or nobody is there any more."""
+    recipe, link = job.study.experiment, desk.link
+    device = choose_device(recipe.training).device
+    inputs = prepare_in(desk, recipe, evaluation=job.study.evaluation)
+    states = States(desk.states_of(job.name), job.study.batch, mirror)
+    known = {inputs_key(recipe): inputs}
+    trials = Trials(job.study, desk, job.name, job.id, known, RemoteTries(link), states)
+    with closing(trials):
+        while True:
+            task: Task = connection.recv()
+            for asked in task.trials:
+                started = time.monotonic()
+                if asked.resumed:
+                    states.fetch(asked.number, first=asked.cohort[0].number if asked.cohort else asked.number)
+                outcome = trials.run(_judged_there(link, asked))
+                if outcome.state != "paused":
+                    states.leave(asked.number)
+                ended = Ended(asked.number, task.attempt, outcome, time.monotonic() - started)
+                with uninterrupted():
+                    connection.send(ended)
+            free_cached(device)  # other workers may share the card
 
 
 def _judged_there(link: Link, asked: Asked) -> Asked:

@@ -4,25 +4,29 @@ The driver alone tells Optuna, logs, and counts attempts; `worker.py` is the oth
 """
 
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from fttune.app.attempts import Attempts
 from fttune.app.cluster import connected
+from fttune.app.parcels import Parcel, received, sent
 from fttune.app.process import Process
 from fttune.app.session import Session
 from fttune.app.trials import Trials
 from fttune.app.worker import AnotherAttempt, AttemptTags, CheckpointWanted, Emitted, Job, Judged
 from fttune.config import Study
 from fttune.config.workers import Cluster
+from fttune.mirror import Mirror
 from fttune.searching import Asked, Outcome
 from fttune.searching.workers import Worker
 from fttune.training import choose_device
-from fttune.training.events import EpochEnded, Notice, RunClosed, RunOpened
+from fttune.training.events import EpochEnded, FileSaved, Notice, RunClosed, RunOpened
 
 
 @contextmanager
@@ -70,16 +74,21 @@ def _processes(job: Job, *, count: int, device: str) -> Callable[[int], Worker]:
 
 @dataclass
 class Driver:
-    """The listener of a search's workers."""
+    """The listener of a search's workers, with whom files are exchanged through `mirror` where there is one."""
 
     trials: Trials
     session: Session
     attempts: Attempts
+    mirror: Mirror | None = None
     _opened: set[str] = field(default_factory=set)
     _epochs: dict[str, int] = field(default_factory=dict)
+    _lent: dict[Path, tuple[Parcel, ...]] = field(default_factory=dict)
 
     def said(self, what: Emitted) -> None:
-        """Log an event of a run; one of a run that was given up here is late."""
+        """Log an event of a run, its file being here; one of a run that was given up here is late.
+
+        Raises CannotWrite when the file does not come.
+        """
         run, event = what.run, what.event
         if isinstance(event, RunOpened):
             self._opened.add(run)
@@ -89,6 +98,8 @@ class Driver:
             self._opened.discard(run)
         elif isinstance(event, EpochEnded):
             self._epochs[run] = event.epoch
+        elif isinstance(event, FileSaved) and what.parcel is not None:
+            event = replace(event, path=self._received(what.parcel, self.session.files_of(run)))
         self.session.emit(run, event, owner=what.owner)
 
     def answer(self, trials: Sequence[Asked], what: Any) -> Any:
@@ -102,8 +113,23 @@ class Driver:
             case AttemptTags(number):
                 return self.attempts.tags(number)
             case CheckpointWanted(experiment, tags):
-                return self.session.checkpoint(experiment, tags)
+                return self._lend(self.session.checkpoint(experiment, tags))
         raise TypeError(f"{what!r} is no question")
+
+    def _received(self, parcel: Parcel, folder: Path) -> Path:
+        assert self.mirror is not None, "a worker has sent a file through it"
+        file = received(self.mirror, parcel, folder)
+        self.mirror.remove(parcel.name)
+        return file
+
+    def _lend(self, checkpoint: Path | None) -> Path | tuple[Parcel, ...] | None:
+        """Return where a worker finds a checkpoint, with its JSON; it stays there until the search ends."""
+        if checkpoint is None or self.mirror is None:
+            return checkpoint
+        if checkpoint not in self._lent:
+            files, folder = (checkpoint, checkpoint.with_suffix(".json")), uuid.uuid4().hex
+            self._lent[checkpoint] = tuple(sent(self.mirror, file, f"{folder}/{file.name}") for file in files)
+        return self._lent[checkpoint]
 
     def settle(self) -> None:
         """Let all that a trial logged reach the disk."""

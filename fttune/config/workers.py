@@ -10,6 +10,7 @@ from fttune.config.sections import Line, Section, broken
 
 LOCAL = "local"
 MOST = 1000
+EXAMPLES = "such as s3://bucket/folder or file:///nfs/folder"
 
 
 def _count_or_auto(value: object) -> object:
@@ -35,7 +36,8 @@ class Cluster(Section):
 
     `count` workers, by default as many as there is room for at the start; more wait for machines that come later. Each
     takes `gpus_per_trial` (a share below 1 allowed; by default 1 where there are GPUs) and `cpus_per_trial`, which are
-    torch's threads too.
+    torch's threads too. At `shared`, a URL of fsspec's, machines exchange what they generate; without it they see the
+    same generated folder.
     """
 
     type: Literal["ray"] = "ray"
@@ -43,6 +45,7 @@ class Cluster(Section):
     count: Annotated[int, Field(ge=1, le=MOST)] | None = None
     gpus_per_trial: Annotated[float, Field(ge=0)] | None = None
     cpus_per_trial: Annotated[int, Field(ge=1)] = 1
+    shared: Line | None = None
 
     @property
     def shown(self) -> str:
@@ -55,6 +58,13 @@ class Cluster(Section):
         if address != LOCAL and not re.fullmatch(r"[^\s/:]+:[0-9]{1,5}", address):
             raise broken(f"must be local or HOST:PORT, of the cluster's head, got {known.shown(address)}")
         return address
+
+    @field_validator("shared")
+    @classmethod
+    def _reached_by_all(cls, url: str | None) -> str | None:
+        if url is not None and not re.fullmatch(r"(?!memory:|file://[^/])[a-z][a-z0-9+.-]*://[^\s:][^\s]*", url):
+            raise broken(f"must be a URL that all machines reach, {EXAMPLES}, got {known.shown(url)}")
+        return url
 
     @field_validator("gpus_per_trial")
     @classmethod

@@ -9,6 +9,7 @@ from pathlib import Path
 from fttune.config.known import shown
 from fttune.errors import BadInput, StoreError
 from fttune.files import obstacle
+from fttune.mirror import Mirror
 
 
 @dataclass(frozen=True)
@@ -16,13 +17,15 @@ class Workspace:
     """`root` holds experiments/, studies/ and data; `mlruns` everything generated. Both are absolute.
 
     `plugins` are the Python files that the user named to define backbones of their own; nothing else is ever run.
-    `cache_bytes` bounds what `arrays` holds; None allows half of what is free on its disk or already there.
+    `cache_bytes` bounds what `arrays` holds; None allows half of what is free on its disk or already there. `shared` is
+    the URL through which machines without a common `mlruns` exchange what is generated.
     """
 
     root: Path
     mlruns: Path
     plugins: tuple[Path, ...] = ()
     cache_bytes: int | None = None
+    shared: str | None = None
 
     @classmethod
     def at(
@@ -70,6 +73,10 @@ class Workspace:
             return f"every user may write to it, and so decide what fttune reads from it; chmod o-w {self.mlruns}"
         return None
 
+    def mirror(self, name: str) -> Mirror | None:
+        """Return what lies under a name at `shared`, None without one. Raises BadInput as `Mirror`."""
+        return Mirror(f"{self.shared.rstrip('/')}/{name}") if self.shared else None
+
     @property
     def cache(self) -> Path:
         """Arrays that can be made again, downloaded data sets, checkpoints on their way to MLflow."""
@@ -89,6 +96,11 @@ class Workspace:
     def states(self) -> Path:
         """A folder for each run that was cut off: what it goes on from."""
         return self.cache / "states"
+
+    @property
+    def workers(self) -> Path:
+        """A folder for each worker that shares none of the above, for its own states and files of runs."""
+        return self.cache / "workers"
 
     @property
     def spools(self) -> Path:

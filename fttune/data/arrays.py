@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,9 +25,11 @@ from numpy.lib import format as npy
 
 from fttune.data.rows import Rows, RowsInMemory, Spec, Stored, rows_on_disk
 from fttune.files import private_folder, write_text
+from fttune.mirror import Mirror
 
 _FORMAT = "fttune-array-1"
 _BLOCK_BYTES = 2**24
+SUFFIXES = (".npy", ".json")  # in the order in which they come and go
 
 
 class NoRoom(Exception):
@@ -40,11 +43,12 @@ class ArrayCache:
     """The arrays below `folder`, which holds nothing else; `notices` are to be shown to the user, each once.
 
     `budget_bytes` bounds them all together, whoever wrote them. Those that were used longest ago are deleted to make
-    room, which whoever has them open does not notice. None allows half of what is free or already theirs.
+    room, which whoever has them open does not notice. None allows half of what is free or already theirs. What is
+    missing here is taken from `elsewhere`, and what is made here is put there for other machines.
     """
 
-    def __init__(self, folder: Path, budget_bytes: int | None = None) -> None:
-        self.folder, self.budget_bytes = folder, budget_bytes
+    def __init__(self, folder: Path, budget_bytes: int | None = None, *, elsewhere: Mirror | None = None) -> None:
+        self.folder, self.budget_bytes, self._elsewhere = folder, budget_bytes, elsewhere
         self.notices: list[str] = []
         self._has_lacked_room = False
 
@@ -103,6 +107,7 @@ class ArrayCache:
         Raises:
             NoRoom: they fit neither the budget nor the disk, or that fails.
             ValueError: rows are missing, or too many, or of another shape or type.
+            CannotWrite: what is elsewhere cannot be reached.
         """
         with _failing_disk_is_no_room(), ExitStack() as locks:
             for key in sorted(specs):  # in one order everywhere, so that no two processes wait for each other
@@ -112,6 +117,8 @@ class ArrayCache:
             if missing:
                 self._drop_damaged(missing)
                 self._make_room(sum(spec.nbytes for spec in missing.values()), keep=specs)
+                stored |= self._taken_from_elsewhere(missing)
+                missing = {key: spec for key, spec in missing.items() if key not in stored}
             with ExitStack() as undo:
                 for key in missing:
                     undo.callback(self._discard, key)
@@ -123,6 +130,26 @@ class ArrayCache:
                 for key, spec in missing.items():
                     self._let_count(key, _about(spec, sinks[key].content, rows.stored[key].notes))
                 undo.pop_all()
+            self._put_elsewhere(missing)
+
+    def _taken_from_elsewhere(self, specs: Mapping[str, Spec]) -> dict[str, Stored]:
+        """Get arrays that other machines have made; one that was damaged on its way is made here."""
+        taken: dict[str, Stored] = {}
+        if (there := self._elsewhere) is None:
+            return taken
+        for key, spec in specs.items():
+            got = all(there.pull(key + suffix, self._file(key).with_suffix(suffix)) for suffix in SUFFIXES)
+            if got and (stored := self.get(key, spec)):
+                taken[key] = stored
+            else:
+                self._discard(key)
+        return taken
+
+    def _put_elsewhere(self, keys: Collection[str]) -> None:
+        if self._elsewhere is not None:
+            with suppress(FileNotFoundError):  # another process has made room
+                for key, suffix in product(keys, SUFFIXES):
+                    self._elsewhere.push(self._file(key).with_suffix(suffix), key + suffix)
 
     def _drop_damaged(self, keys: Collection[str]) -> None:
         """Delete what cannot be used, and say so; its writer holds the locks, so that nobody is still at it."""
@@ -186,7 +213,7 @@ class ArrayCache:
 
     def _discard(self, key: str) -> None:
         """Delete an array; the .npy goes first, since only a .npy that cannot be used is damage."""
-        for suffix in (".npy", ".json"):
+        for suffix in SUFFIXES:
             self._file(key).with_suffix(suffix).unlink(missing_ok=True)
 
     def _file(self, key: str) -> Path:

@@ -183,19 +183,21 @@ class Workers:
         return len(self._slots)
 
     def close(self) -> None:
-        """End all workers; those with trials write where they stand first, and are listened to."""
+        """End all workers, whatever is raised; those with trials write where they stand first, and are heard."""
         live = [slot for slot in self._slots if slot.worker and slot.ready]
         for slot in live:
             assert slot.worker is not None, "just asked"
             with suppress(OSError):  # it has ended
                 slot.worker.stop()
         end = time.monotonic() + STOP_SECONDS
-        while (listening := [slot for slot in live if slot.worker]) and time.monotonic() < end:
-            for slot in self._ready(listening, end - time.monotonic()):
-                self._take(slot, closing=True)
-        for slot in self._slots:
-            self._empty(slot)
-        self._waiting.clear()
+        try:
+            while (listening := [slot for slot in live if slot.worker]) and time.monotonic() < end:
+                for slot in self._ready(listening, end - time.monotonic()):
+                    self._take(slot, closing=True)
+        finally:
+            for slot in self._slots:
+                self._empty(slot)
+            self._waiting.clear()
 
     def _hand_out(self) -> None:
         """Give tasks to those who are ready, and start a worker for each task that is left."""

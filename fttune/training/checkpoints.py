@@ -16,6 +16,7 @@ from fttune.freezing import merged_state
 from fttune.models.files import write_tensors
 from fttune.models.tensor_file import Shared
 from fttune.training.events import EpochEnded
+from fttune.training.resume import Saved, untold
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,15 @@ class CheckpointFolder:
     """Where a run's checkpoints go; `keep_last` adds the last epoch's beside the best one's.
 
     In `states` is kept, and looked for, what a process goes on from after a crash; with `keeps_end` also after the last
-    epoch, where others are to follow before all of it counts. None keeps nothing.
+    epoch, where others are to follow before all of it counts. None keeps nothing. `saved` is called with the folder
+    after each state.
     """
 
     folder: Path
     keep_last: bool = False
     states: Path | None = None
     keeps_end: bool = False
+    saved: Saved = untold
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from fttune.training.head_trainer import Trainer
 from fttune.training.heads import Heads
 from fttune.training.inputs import Inputs
 from fttune.training.memory import memory_errors_told
-from fttune.training.resume import Kept, State, owner_of, prefixed, unprefixed
+from fttune.training.resume import Kept, Saved, State, owner_of, prefixed, unprefixed, untold
 from fttune.training.run import Run, prepare_run
 from fttune.training.training import (
     Solo,
@@ -69,11 +69,17 @@ def _is_head_only(policy: Policy) -> bool:
 
 
 def plan(
-    experiments: Sequence[Experiment], inputs: Inputs, *, monitor: str | None = None, folder: Path | None = None
+    experiments: Sequence[Experiment],
+    inputs: Inputs,
+    *,
+    monitor: str | None = None,
+    folder: Path | None = None,
+    saved: Saved = untold,
 ) -> list[Callable[[], Training]]:
     """Return what begins the training of each recipe; those that can train together do when the first of them begins.
 
-    In folders below `folder` is kept where cohorts stand, for a process that comes after a crash.
+    In folders below `folder` is kept where cohorts stand, for a process that comes after a crash; `saved` is called
+    with such a folder after each state.
     What begins one raises BadInput or WeightsError when it cannot be trained here, as `fine_tune` says.
     """
     alone: list[Callable[[], Training]] = [partial(Solo, e, inputs, monitor=monitor) for e in experiments]
@@ -84,7 +90,8 @@ def plan(
         size = 1 if key is None or len(group) == 1 else _largest_cohort(experiments[group[0]], inputs)
         for chunk in (group[start : start + size] for start in range(0, len(group), size) if size > 1):
             own = folder / f"cohort-{chunk[0]}" if folder else None
-            cohort = Cohort([experiments[index] for index in chunk], inputs, monitor=monitor, folder=own)
+            members = [experiments[index] for index in chunk]
+            cohort = Cohort(members, inputs, monitor=monitor, folder=own, saved=saved)
             for place, index in enumerate(chunk):
                 alone[index] = partial(Member, cohort, place)
     return alone
@@ -158,7 +165,8 @@ class _Trained:
 class Cohort:
     """Trainings of one `cohort_key` on the same inputs; they train when `trained` is first asked for.
 
-    In `folder` is kept where they stand, for a process that comes after a crash; None keeps nothing.
+    In `folder` is kept where they stand, for a process that comes after a crash; None keeps nothing. `saved` is called
+    with it after each state.
     """
 
     def __init__(
@@ -168,11 +176,12 @@ class Cohort:
         *,
         monitor: str | None = None,
         folder: Path | None = None,
+        saved: Saved = untold,
     ) -> None:
         self.experiments, self.inputs = experiments, inputs
         self.monitors = [monitored(monitor or experiment.training.monitor, inputs) for experiment in experiments]
         owner = owner_of(inputs, self.monitors[0], *experiments)
-        self._kept = Kept(folder, owner) if folder else None
+        self._kept = Kept(folder, owner, saved=saved) if folder else None
         self._trained: _Trained | None = None
         self._lock = Lock()
 

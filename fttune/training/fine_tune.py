@@ -98,7 +98,9 @@ class Fit:
         checkpoints: CheckpointFolder | None = None,
     ) -> None:
         self._training, self._emit, self._checkpoints = training, emit, checkpoints
-        self._kept = Kept(checkpoints.states, training.owner) if checkpoints and checkpoints.states else None
+        self._kept = None
+        if checkpoints and checkpoints.states:
+            self._kept = Kept(checkpoints.states, training.owner, saved=checkpoints.saved)
         self._begun = False
         self._seconds, self._since = 0.0, time.monotonic()
 

@@ -119,7 +119,7 @@ def prepare(
     if architecture.identity:
         weights = dataclasses.replace(weights, identity=f"{weights.identity}, {architecture.identity}")
     geometry = geometry_of(experiment, weights)
-    arrays = ArrayCache(workspace.arrays, workspace.cache_bytes)
+    arrays = ArrayCache(workspace.arrays, workspace.cache_bytes, elsewhere=workspace.mirror("arrays"))
     places = {"cache": workspace.cache, "root": workspace.root}
     folds = load_folds(experiment.data, geometry, evaluation, arrays=arrays, **places) if evaluation else None
     if folds is not None:

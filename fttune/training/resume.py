@@ -26,6 +26,13 @@ EVERY_SECONDS = 10.0  # of work: half of what may be repeated after a crash, for
 PAUSED_SECONDS = 1.0  # of work at which a training that pauses is kept: others may train for long meanwhile
 
 
+Saved = Callable[[Path], None]
+
+
+def untold(_: Path) -> None:
+    """Take a folder in which a state was saved, and do nothing."""
+
+
 @dataclass(frozen=True)
 class State:
     """Tensors by name, and facts that JSON can hold."""
@@ -53,10 +60,13 @@ def owner_of(inputs: Inputs, monitor: str | None, *experiments: Experiment) -> s
 
 
 class Kept:
-    """The states of one training in a folder; `owner` is what `owner_of` says of it."""
+    """The states of one training in a folder; `owner` is what `owner_of` says of it.
 
-    def __init__(self, folder: Path, owner: str) -> None:
-        self._folder, self._owner = folder, owner
+    `saved` is called with the folder after each state that was written there.
+    """
+
+    def __init__(self, folder: Path, owner: str, *, saved: Saved = untold) -> None:
+        self._folder, self._owner, self._tell = folder, owner, saved
         self._saved_at = time.monotonic()
 
     def load(self) -> State | None:
@@ -73,6 +83,7 @@ class Kept:
 
         Raises:
             CannotWrite: the disk is full or fails; the states before are untouched.
+            Exception: what `saved` raises.
         """
         if time.monotonic() - self._saved_at < after_seconds or (found := state()) is None:
             return
@@ -82,6 +93,7 @@ class Kept:
         write_tensors(self._folder / f"resume-{number:06d}.safetensors", found.tensors, about)
         for old in files[:-1]:
             _drop(old)
+        self._tell(self._folder)
         self._saved_at = time.monotonic()
 
     def _files(self) -> list[Path]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -67,16 +67,19 @@ def machine() -> Iterator[machines.Machine]:
     made.close()
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[tuple[machines.Machine, machines.Machine, dict[str, str]]]:
-    """Two machines of two slots each, with Ray on them and a token that keeps others out."""
+@contextmanager
+def joined(tmp_path: Path, *around: str) -> Iterator[tuple[machines.Machine, machines.Machine, dict[str, str]]]:
+    """Two machines of two slots each, with Ray on them and a token that keeps others out.
+
+    The words `around` run what they are followed by on the second one.
+    """
     head, other = machines.two()
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     address = f"{head.address}:{PORT}"
     options = {"cwd": tmp_path, "log": tmp_path / "ray", "environment": environment}
     try:
         head.start(*RAY, "--head", f"--port={PORT}", f"--node-ip-address={head.address}", **options)
-        other.start(*RAY, f"--address={address}", f"--node-ip-address={other.address}", **options)
+        other.start(*around, *RAY, f"--address={address}", f"--node-ip-address={other.address}", **options)
         end = time.monotonic() + 120
         while (tmp_path / "ray").read_text().count("Ray runtime started") < 2:
             assert time.monotonic() < end, (tmp_path / "ray").read_text()
@@ -85,6 +88,12 @@ def cluster(tmp_path: Path) -> Iterator[tuple[machines.Machine, machines.Machine
     finally:
         other.close()
         head.close()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[tuple[machines.Machine, machines.Machine, dict[str, str]]]:
+    with joined(tmp_path) as made:
+        yield made
 
 
 def test_trials_in_a_local_cluster_are_those_of_one_process_whoever_dies_amid(alone, machine, tmp_path) -> None:
@@ -141,3 +150,27 @@ def test_a_killed_driver_leaves_no_worker_on_any_machine_and_the_same_command_go
     stored = oracle.read(root / "mlruns")
     assert oracle.problems(stored, trials=24) == []
     assert oracle.differences(stored, alone) == []
+
+
+@pytest.mark.parametrize("fault", ["killed", "cut"])
+def test_trials_of_a_lost_machine_with_a_folder_of_its_own_finish_once_through_a_url(alone, tmp_path, fault) -> None:
+    root, own = write(tmp_path / "study", "none"), tmp_path / "own"
+    for folder in (root / "mlruns", own):
+        folder.mkdir(mode=0o700)
+    around = ("unshare", "-m", "sh", "-c", f'mount --bind {own} {root / "mlruns"} && exec "$@"', "sh")
+    with joined(tmp_path, *around) as (head, other, environment):
+        address, url = f"{head.address}:{PORT}", tmp_path / "url"
+        search = Search(head, root, f"{{type: ray, address: '{address}', shared: 'file://{url}'}}", environment)
+        search.wait_for("trial-0004: trainable")
+        if fault == "killed":
+            other.kill()
+        else:
+            head.run("ip", "link", "set", "cable", "down")
+        assert search.wait() == 0, search.err.read_text()
+        assert none_left(other), "its lease has run out"
+    stored = oracle.read(root / "mlruns")
+    assert oracle.problems(stored, trials=24) == []
+    assert oracle.differences(stored, alone) == []
+    assert list((own / "cache" / "arrays").rglob("*.json")), "it had a folder of its own"
+    assert (url / "arrays").is_dir()
+    assert not list(url.glob("*/files/*")), "nothing is on its way any more"

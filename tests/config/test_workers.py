@@ -15,12 +15,19 @@ SHORT = [
     ("head-node:6379", Cluster(address="head-node:6379")),
     ({"type": "processes", "count": 2}, Processes(count=2)),
     ({"type": "ray", "count": 8, "gpus_per_trial": 0.5}, Cluster(count=8, gpus_per_trial=0.5)),
+    ({"type": "ray", "shared": "s3://bucket/fttune"}, Cluster(shared="s3://bucket/fttune")),
 ]
 BROKEN = [
     (0, "workers.count: must be a whole number from 1 to 1000, or auto, got 0"),
     ("many", "workers: must be a whole number, auto, ray, HOST:PORT of a Ray cluster or a mapping with type, "),
     (True, "workers: must be a whole number, auto, ray, HOST:PORT of a Ray cluster or a mapping with type, got True"),
     ("ray://head:10001", "workers.address: must be local or HOST:PORT, of the cluster's head, got 'ray://head:10001'"),
+    (
+        {"type": "ray", "shared": "/nfs/fttune"},
+        "workers.shared: must be a URL that all machines reach, such as s3://bucket/folder or file:///nfs/folder, got",
+    ),
+    ({"type": "ray", "shared": "file://nfs/fttune"}, "workers.shared: must be a URL that all machines reach, such as"),
+    ({"type": "ray", "shared": "memory://fttune"}, "workers.shared: must be a URL that all machines reach, such as"),
     ({"type": "slurm"}, "workers.type: must be one of processes, ray, got 'slurm'"),
     ({"type": "ray", "gpus_per_trial": 1.5}, "workers.gpus_per_trial: must be a share of one GPU or whole GPUs, got"),
     ({"type": "ray", "cpu_per_trial": 2}, "workers.cpu_per_trial: unknown key"),

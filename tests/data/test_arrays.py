@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from fttune.data import ArrayCache, NoRoom, Spec
 from fttune.data import arrays as module
+from fttune.errors import CannotWrite
+from fttune.mirror import Mirror
 from tests.processes import CONTEXT
 
 FLOATS = np.arange(24, dtype=np.float32).reshape(6, 4)
@@ -403,3 +405,56 @@ def test_what_another_writer_is_at_is_not_cleared(cache):
         rows.append("x", FLOATS)
         write(ArrayCache(cache.folder), "other")
     assert np.array_equal(cache.get("x", SPEC).array, FLOATS)
+
+
+def _with_url(root: Path, name: str, **options) -> ArrayCache:
+    """The cache of a machine, which has the URL in common with the others in `root`."""
+    return ArrayCache(root / name, **options, elsewhere=Mirror(f"file://{root}/url"))
+
+
+def _refuse(rows) -> None:
+    raise AssertionError(f"{rows.missing} are there already")
+
+
+def test_what_one_machine_has_made_another_takes(tmp_path):
+    with _with_url(tmp_path, "one").writing({"d/x": SPEC, "d/y": Spec((6, 2), np.uint8)}) as rows:
+        rows.append("d/x", FLOATS)
+        rows.append("d/y", BYTES)
+        rows.note("d/y", {"7": "a reason"})
+    other = _with_url(tmp_path, "other")
+    found = other.obtain({"d/x": SPEC, "d/y": Spec((6, 2), np.uint8)}, _refuse)
+    assert np.array_equal(found["d/x"].array, FLOATS) and np.array_equal(found["d/y"].array, BYTES)
+    assert found["d/y"].notes == {"7": "a reason"}
+    assert isinstance(found["d/x"].array, np.memmap)
+    assert names(other) == ["d/x.json", "d/x.npy", "d/y.json", "d/y.npy"] and other.notices == []
+    (tmp_path / "url" / "d" / "x.npy").unlink()
+    assert np.array_equal(other.obtain({"d/x": SPEC}, _refuse)["d/x"].array, FLOATS)
+
+
+@pytest.mark.parametrize("damage", [_truncate, _lengthen, _flip_a_bit, _empty, _foreign_shape, Path.unlink])
+def test_what_was_damaged_on_its_way_is_made_here_and_mended_there(tmp_path, damage):
+    write(_with_url(tmp_path, "one"))
+    damage(tmp_path / "url" / "x.npy")
+    for name, make in (("other", lambda rows: rows.append("x", FLOATS)), ("third", _refuse)):
+        cache = _with_url(tmp_path, name)
+        assert np.array_equal(cache.obtain({"x": SPEC}, make)["x"].array, FLOATS)
+        assert names(cache) == ["x.json", "x.npy"]
+
+
+def test_what_is_taken_counts_in_the_budget(tmp_path):
+    for key in "abc":
+        write(_with_url(tmp_path, "one"), key)
+    cache = _with_url(tmp_path, "other", budget_bytes=500)  # of 224 each
+    for key in "abc":
+        cache.obtain({key: SPEC}, _refuse)
+        used_at(cache, key, ord(key))
+    assert names(cache) == ["b.json", "b.npy", "c.json", "c.npy"]
+
+
+def test_a_url_that_fails_is_not_taken_for_a_lack_of_room(tmp_path):
+    (tmp_path / "url").write_text("no folder")
+    cache = _with_url(tmp_path, "one")
+    with pytest.raises(CannotWrite, match="the same command again"):
+        cache.obtain({"x": SPEC}, lambda rows: rows.append("x", FLOATS))
+    (tmp_path / "url").unlink()
+    assert np.array_equal(cache.obtain({"x": SPEC}, lambda rows: rows.append("x", FLOATS))["x"].array, FLOATS)

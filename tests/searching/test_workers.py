@@ -275,6 +275,29 @@ def test_interrupted_workers_are_stopped_in_order_and_heard_to_their_end(pool) -
     assert heard.lost_trials == []
 
 
+def test_workers_end_even_when_what_they_say_cannot_be_logged() -> None:
+    class Deaf(Heard):
+        def said(self, what: Any) -> None:
+            raise OSError(f"cannot log {what}")
+
+    def stops(connection: "Connection[Any, Any]", _: Task) -> bool:
+        connection.recv()
+        connection.send(Said("closed in order"))
+        return False
+
+    started: list[Threaded] = []
+    workers = Workers(lambda _: started.append(Threaded(stops)) or started[-1], Deaf(), count=2, stalled_seconds=60.0)
+    for number in (0, 1):
+        workers.submit([asked(number)], attempt=1)
+    while sum(slot.task is not None for slot in workers._slots) < 2:
+        workers._hand_out()
+        if any(not slot.ready for slot in workers._slots):
+            workers._receive()
+    with pytest.raises(OSError, match="cannot log closed in order"):
+        workers.close()
+    assert [worker.killed for worker in started] == [True, True]
+
+
 def test_a_worker_for_which_there_is_no_room_yet_holds_no_trial() -> None:
     room, heard = threading.Event(), Heard()
 

@@ -10,8 +10,8 @@ that has seen nothing (`unrelated`). These have run for `--nights` of 24 trials.
 counts one trial more than it ran. Each seed is that of samplers, heads and orders; the sources have seeds of their own.
 The goal is a median of at most half of the trials from the first two.
 
-    python -m benchmarks.warm_start --seeds 3     2 to 4 minutes on 2 busy cores
-    python -m benchmarks.warm_start               about 12 there
+    python -m benchmarks.warm_start --seeds 3     5 minutes on 2 busy cores
+    python -m benchmarks.warm_start               about 20 there
 """
 
 import argparse

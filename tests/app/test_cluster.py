@@ -152,6 +152,7 @@ def test_a_killed_driver_leaves_no_worker_on_any_machine_and_the_same_command_go
     assert oracle.differences(stored, alone) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["killed", "cut"])
 def test_trials_of_a_lost_machine_with_a_folder_of_its_own_finish_once_through_a_url(alone, tmp_path, fault) -> None:
     root, own = write(tmp_path / "study", "none"), tmp_path / "own"

@@ -19,7 +19,7 @@ from fttune.app.confirm import Confirming, candidates
 from fttune.app.contenders import Contender, checkpoint_of, hits, read_hits, said, write_hits
 from fttune.app.retention import expire_confirmed
 from fttune.app.session import Display, Session, open_session
-from fttune.app.studies import held, inputs_of, is_finished, newest, stored_study
+from fttune.app.studies import held_to_write, inputs_of, is_finished, newest, stored_study
 from fttune.app.train import inputs_key, prepare_in
 from fttune.config import Study
 from fttune.config.workspace import Workspace
@@ -65,9 +65,7 @@ def contest(study: Study, *, workspace: Workspace, display: Display | None = Non
         inputs = inputs_of(session, study, stored)
         if not is_finished(stored):
             raise BadInput(f"study {stored.study_name} is unfinished; run `fttune search` on it to its end first")
-        with held(study, session) as lease:
-            if lease is not None:
-                stored = stored_study(study, workspace, lease=lease)
+        with held_to_write(stored, study, session) as stored:
             confirming = Confirming(study, session, stored, {inputs_key(study.experiment): inputs})
             with confirming.reopened():
                 return _Contest(confirming, inputs).run()
@@ -85,9 +83,7 @@ def reevaluate(study: Study, night: date, *, workspace: Workspace, display: Disp
         if (stored := newest(study, workspace)) is None:
             return None
         inputs = prepare_in(session, study.experiment, evaluation=study.evaluation)
-        with held(study, session) as lease:
-            if lease is not None:
-                stored = newest(study, workspace, lease=lease) or stored
+        with held_to_write(stored, study, session) as stored:
             confirming = Confirming(study, session, stored, {inputs_key(study.experiment): inputs})
             return _Contest(confirming, inputs).alarm(night)
 

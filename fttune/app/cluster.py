@@ -159,7 +159,9 @@ class Remote:
 
 @contextmanager
 def connected(options: Cluster, *, device: str, shared: Path) -> Iterator["Room"]:
-    """Connect to the cluster, and start a local one first where that is meant; `shared` is a file to be written.
+    """Connect to the cluster, and start a local one first where that is meant.
+
+    `shared` is a file to be written, which all machines must see unless files go through a URL.
 
     Raises:
         BadInput: there is no Ray, no such cluster, or no room in it for one trial.
@@ -169,7 +171,8 @@ def connected(options: Cluster, *, device: str, shared: Path) -> Iterator["Room"
     except ImportError as error:
         raise BadInput(f"workers: Ray needs the extra: pip install 'fttune[ray]' ({error})") from error
     content = secrets.token_hex(16) if options.shared is None else None
-    write_text(shared, content or "")
+    if content is not None:
+        write_text(shared, content)
     local = {"_node_ip_address": "127.0.0.1", "include_dashboard": False} if options.address == LOCAL else {}
     with _own_token(local=bool(local)):
         try:

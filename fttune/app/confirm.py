@@ -18,7 +18,7 @@ import torch
 
 from fttune import searching
 from fttune.app.session import Display, Session, open_session
-from fttune.app.studies import held, inputs_of, is_finished, run_tags, stored_study
+from fttune.app.studies import held_to_write, inputs_of, is_finished, run_tags, stored_study
 from fttune.app.tested import FOLDER, Said, write_predictions, write_worst
 from fttune.app.train import inputs_key, shared_inputs, tracked
 from fttune.config import Experiment, Study
@@ -60,9 +60,7 @@ def confirm(study: Study, *, workspace: Workspace | None = None, display: Displa
         if not is_finished(stored):
             raise BadInput(f"study {stored.study_name} is unfinished; run `fttune search` on it to its end first")
         chosen = candidates(study, stored)
-        with held(study, session) as lease:
-            if lease is not None:
-                stored = stored_study(study, workspace, lease=lease)
+        with held_to_write(stored, study, session) as stored:
             return Confirming(study, session, stored, {inputs_key(study.experiment): inputs}).run(chosen)
 
 

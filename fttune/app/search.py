@@ -256,15 +256,8 @@ class _Search:
                 executor = Workers(start, driver, count=count, stalled_seconds=stalled, shares=self.trials.shares)
                 abandon = driver.abandon
             try:
-                searching.search(
-                    self.study,
-                    self.stored,
-                    executor,
-                    together=self.trials.together,
-                    abandon=abandon,
-                    reuse=self.trials.reuse,
-                    told=self._told,
-                )
+                hooks = searching.Hooks(self.trials.together, abandon, self.trials.reuse, self._told)
+                searching.search(self.study, self.stored, executor, hooks)
             finally:
                 executor.close()
 

@@ -78,13 +78,21 @@ def held(study: Study, session: Session) -> Iterator[searching.Lease | None]:
         yield lease
 
 
-def stored_study(study: Study, workspace: Workspace, *, lease: searching.Lease | None = None) -> "optuna.Study":
-    """Return the newest generation of a study, to be read, or to be written to under its `lease`.
+@contextmanager
+def held_to_write(stored: "optuna.Study", study: Study, session: Session) -> Iterator["optuna.Study"]:
+    """Hold a study that was read before, and hand it out to be written to. Raises as `held`."""
+    with held(study, session) as lease:
+        own = None if lease is None else newest(study, session.workspace, lease=lease)
+        yield own or stored
+
+
+def stored_study(study: Study, workspace: Workspace) -> "optuna.Study":
+    """Return the newest generation of a study, to be read.
 
     Raises:
         BadInput: it was never searched here, or its file has changed since (StudyChanged); data are not looked at.
     """
-    stored = newest(study, workspace, lease=lease)
+    stored = newest(study, workspace)
     if stored is None:
         raise BadInput(f"study {study.name} has not been searched here; run `fttune search` on it first")
     old = stored.user_attrs[searching.IDENTITY]

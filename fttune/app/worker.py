@@ -158,9 +158,9 @@ class RemoteDesk:
     def checkpoint(self, experiment: str, tags: Mapping[str, str]) -> Path | None:
         """Return the best checkpoint of an experiment's newest finished run with these tags; None if it is gone."""
         found: Path | tuple[Parcel, ...] | None = self.link.ask(CheckpointWanted(experiment, tags))
-        if self._mirror is None or not isinstance(found, tuple):
-            assert not isinstance(found, tuple), "without a URL nothing goes there"
+        if not isinstance(found, tuple):
             return found
+        assert self._mirror is not None, "that process has sent it there"
         file, *_ = [received(self._mirror, parcel, self._own / "weights") for parcel in found]
         return file
 

@@ -6,7 +6,7 @@ from fttune.searching.leases import Lease
 from fttune.searching.nights import Aim, aim_of, next_aim, raise_total
 from fttune.searching.ranking import front, ranked
 from fttune.searching.retention import retained
-from fttune.searching.search import is_spent, search
+from fttune.searching.search import Hooks, is_spent, search
 from fttune.searching.store import (
     ID,
     IDENTITY,
@@ -38,6 +38,7 @@ __all__ = [
     "Asked",
     "Descriptors",
     "Executor",
+    "Hooks",
     "Inline",
     "Lease",
     "Objective",

@@ -32,28 +32,40 @@ GIVEN_UP = "the search ended before this trial did"
 Abandon = Callable[[Asked, str], None]
 Reuse = Callable[[Asked, Outcome, int], None]
 Together = Callable[[Asked], Hashable]
-Told = Callable[[int, Outcome], None]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a search calls of whoever runs and logs its trials.
+
+    `together` returns what trials of a block agree on that are submitted as one cohort. `abandon` is called for a trial
+    that is about to be told as failed, since the budget leaves no room for it, with the cause; `reuse` for one that is
+    about to be told the value of another with the same recipe, with its outcome and the other's number; `told` with a
+    trial's number and its outcome once they are stored.
+    """
+
+    together: Together = lambda asked: asked.number
+    abandon: Abandon = lambda *_: None
+    reuse: Reuse = lambda *_: None
+    told: Callable[[int, Outcome], None] = lambda *_: None
+
+
+NO_HOOKS = Hooks()
 
 
 def search(
     study: Study,
     stored: optuna.Study,
     executor: Executor,
-    *,
-    together: Together = lambda asked: asked.number,
-    abandon: Abandon = lambda *_: None,
-    reuse: Reuse = lambda *_: None,
-    told: Told = lambda *_: None,
+    hooks: Hooks = NO_HOOKS,
 ) -> None:
     """Run trials until `study.total_trials` are complete or pruned, or the time is up.
 
-    Trials are asked in blocks of `batch` consecutive numbers before any of the block runs. Those of a block with the
-    same `together` are submitted as one cohort. Trials that an earlier process left running come first, under their
-    own numbers. Those that the budget leaves no room for are told as failed, with their cause, after `abandon` was
-    called for each. A trial whose recipe equals that of a complete one does not run: it is told that one's value, after
-    `reuse` was called with its outcome and the other's number. Whatever runs where, trials are told in the order of
-    their numbers; with successive halving and hyperband, in that order on the way to each rung. `told` is called with a
-    trial's number and its outcome once they are stored.
+    Trials are asked in blocks of `batch` consecutive numbers before any of the block runs. Trials that an earlier
+    process left running come first, under their own numbers. Those that the budget leaves no room for are told as
+    failed, with their cause. A trial whose recipe equals that of a complete one does not run: it is told that one's
+    value. Whatever runs where, trials are told in the order of their numbers; with successive halving and hyperband, in
+    that order on the way to each rung.
 
     Raises:
         TooManyFailures: `budget.max_failed` trials in a row failed.
@@ -66,17 +78,17 @@ def search(
     while not history.is_spent() and (block := _next_block(study, stored, history)):
         pruning = pruning_of(study, stored)
         asked = {t.number: Asked(t.number, resumed, study.values(t.params), pruning.judge(t)) for t, resumed in block}
-        running = _Block(study, history, executor, pruning, asked, reuse)
-        for trial, outcome in running.outcomes([trial for trial, _ in block], together):
-            told(trial.number, outcome)
+        running = _Block(study, history, executor, pruning, asked, hooks.reuse)
+        for trial, outcome in running.outcomes([trial for trial, _ in block], hooks.together):
+            hooks.told(trial.number, outcome)
             failed_in_a_row = failed_in_a_row + 1 if outcome.state == "failed" else 0
             if failed_in_a_row >= study.budget.max_failed:
-                _give_up(study, stored, abandon)
+                _give_up(study, stored, hooks.abandon)
                 raise TooManyFailures(
                     f"{failed_in_a_row} trials in a row failed (budget.max_failed), the last one, "
                     f"trial {trial.number}, because: {outcome.cause}"
                 )
-    _give_up(study, stored, abandon)
+    _give_up(study, stored, hooks.abandon)
 
 
 def _never(*_: float) -> Verdict:

@@ -1,12 +1,13 @@
-"""Files of a run on their way to where MLflow keeps artifacts. A symlink is never uploaded, nor what it leads to."""
+"""Where MLflow keeps artifacts, and files of runs on their way there; a symlink, or what it leads to, never goes."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from mlflow.entities import Run
+from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
+from fttune.errors import StoreError
 from fttune.files import linked
 
 
@@ -52,3 +53,20 @@ def refuse_links(source: Path) -> None:
 
 def _has(client: MlflowClient, run: Run, path: str) -> bool:
     return path in {one.path for one in client.list_artifacts(run.info.run_id, path.rpartition("/")[0])}
+
+
+def refuse_moved(client: MlflowClient, uri: str, artifacts: Path) -> None:
+    """Refuse a generated folder that was moved: its store names the old place of each experiment. Raises StoreError."""
+    if uri != f"sqlite:///{artifacts.parent / 'mlflow.db'}":
+        return  # a store outside the generated folder does not move with it
+    for experiment in client.search_experiments(view_type=ViewType.ALL):
+        if experiment.tags.get("fttune") != "experiment":
+            continue
+        stored = Path(url2pathname(urlsplit(experiment.artifact_location).path))
+        if stored.resolve() != (artifacts / experiment.name).resolve():
+            old = stored.parent.parent
+            raise StoreError(
+                f"{artifacts.parent}: was moved: MLflow stored its artifacts under {old}. Move it back, "
+                f"link the old place to the new one (ln -s {artifacts.parent} {old}), "
+                "or start a new folder with --mlruns DIR"
+            )

@@ -56,6 +56,10 @@ class _Part:
     again: bool
 
 
+def no_fence() -> None:
+    """Let everything pass."""
+
+
 @dataclass
 class Delivery:
     """One spool on its way to MLflow, and the files that its runs left.
@@ -69,7 +73,7 @@ class Delivery:
     keeps: Callable[[str], bool]
     say: Callable[[str], None]
     foreign: bool = False
-    fence: Callable[[], None] | None = None
+    fence: Callable[[], None] = no_fence
     events: int = 0
     refused: int = 0
     _groups: deque[Group] = field(default_factory=deque)
@@ -96,8 +100,6 @@ class Delivery:
             self._drop_files()
 
     def _require_own(self) -> None:
-        if self.fence is None:
-            return
         try:
             self.fence()
         except FttuneError as error:

@@ -6,20 +6,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, urlsplit
-from urllib.request import url2pathname
+from urllib.parse import quote
 
 from filelock import FileLock
-from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from fttune.config.experiment import as_param
 from fttune.config.urls import is_database
-from fttune.errors import StoreError
 from fttune.files import private_folder
-from fttune.tracking.artifacts import Refused, local_folder, save_file
+from fttune.tracking.artifacts import Refused, local_folder, refuse_moved, save_file
 from fttune.tracking.models import Models
 from fttune.tracking.removal import may_lose_checkpoint, remove_checkpoint
 from fttune.tracking.schema import prepare_database
@@ -85,7 +83,7 @@ class MlflowStore:
         with FileLock(locks / "mlflow-schema.lock"):
             prepare_database(uri)
             self.client = MlflowClient(uri)
-            self._refuse_moved_artifacts()
+            refuse_moved(self.client, self.uri, self.artifacts)
         self._models = Models(self.client)
         self._experiments: dict[str, str] = {}
         self._runs: dict[str, Run] = {}
@@ -332,21 +330,6 @@ class MlflowStore:
     def _artifact_location(self, name: str) -> str | None:
         """Return where an experiment's artifacts go; a tracking server decides that itself."""
         return (self.artifacts / name).as_uri() if is_database(self.uri) else None
-
-    def _refuse_moved_artifacts(self) -> None:
-        if self.uri != f"sqlite:///{self.artifacts.parent / 'mlflow.db'}":
-            return  # a store outside the generated folder does not move with it
-        for experiment in self.client.search_experiments(view_type=ViewType.ALL):
-            if experiment.tags.get("fttune") != "experiment":
-                continue
-            stored = Path(url2pathname(urlsplit(experiment.artifact_location).path))
-            if stored.resolve() != (self.artifacts / experiment.name).resolve():
-                old = stored.parent.parent
-                raise StoreError(
-                    f"{self.artifacts.parent}: was moved: MLflow stored its artifacts under {old}. Move it back, "
-                    f"link the old place to the new one (ln -s {self.artifacts.parent} {old}), "
-                    "or start a new folder with --mlruns DIR"
-                )
 
 
 def _tags_of(events: Sequence[Event]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fttune.errors import FttuneError, StoreError, StudyBusy, TrackingFailed
 from fttune.files import cannot_write, is_of_disk
-from fttune.tracking.delivery import Deliveries, Delivery, Unreachable, why
+from fttune.tracking.delivery import Deliveries, Delivery, Unreachable, no_fence, why
 from fttune.tracking.records import FOR_PEOPLE
 from fttune.tracking.redaction import redacted, redacted_text
 from fttune.tracking.spool import Spool, Target, entries_of, spool_files, waiting_in
@@ -54,10 +54,6 @@ class _Outage:
         return self.failed + max(self.pause, self.late)
 
 
-def _no_fence() -> None:
-    """Let everything pass."""
-
-
 class Uploader:
     """A listener of an event log, and its thread, which is the only caller of mlflow.
 
@@ -68,7 +64,7 @@ class Uploader:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self.fence = _no_fence
+        self.fence = no_fence
         self._spool: Spool | None = None
         self._open: set[str] = set()
         self._notices: list[str] = []

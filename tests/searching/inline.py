@@ -4,8 +4,8 @@ import optuna
 
 from fttune import searching
 from fttune.config import Study
-from fttune.searching import Inline, Objective
+from fttune.searching import Hooks, Inline, Objective
 
 
 def search(study: Study, stored: optuna.Study, objective: Objective, **callbacks) -> None:
-    searching.search(study, stored, Inline(objective), **callbacks)
+    searching.search(study, stored, Inline(objective), Hooks(**callbacks))

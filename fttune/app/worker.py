@@ -201,7 +201,6 @@ def serve(connection: "Connection[Any, Any]") -> None:
     job: Job = connection.recv()
     link = Link(connection)
     try:
-        connection.send(Ready())
         if job.threads is not None:
             import torch
 
@@ -237,6 +236,7 @@ def _work(connection: "Connection[Any, Any]", job: Job, desk: RemoteDesk, mirror
     known = {inputs_key(recipe): inputs}
     trials = Trials(job.study, desk, job.name, job.id, known, RemoteTries(link), states)
     with closing(trials):
+        connection.send(Ready())  # not before: a task would come in place of an answer to what is asked above
         while True:
             task: Task = connection.recv()
             for asked in task.trials:

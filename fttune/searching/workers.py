@@ -32,7 +32,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker is there: from now on it may be given tasks."""
+    """A worker has prepared itself: from now on it may be given tasks."""
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,17 @@ def test_trials_in_two_workers_are_those_of_one_process_to_the_last_bit(alone, t
     assert none_left(root)
 
 
+def test_workers_train_from_the_weights_of_an_experiment(tmp_path) -> None:
+    root = tmp_path / "study"
+    root.mkdir()
+    write_experiment(root, "source", training__epochs=1)
+    code, _, err = processes.run("train", "experiments/source.yaml", cwd=root)
+    assert code == 0, err
+    write_experiment(root, training__epochs=1, backbone__weights="experiment:source")
+    write_study(root, space=SPACE, batch=4)
+    assert [trial.state for _, trial in searched(root, "--workers", "2").trials] == ["COMPLETE"] * 4
+
+
 @pytest.mark.slow
 def test_workers_give_memory_back_between_trials(tmp_path) -> None:
     root = tmp_path / "study"

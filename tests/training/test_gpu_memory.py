@@ -1,18 +1,19 @@
 """A card that is really full: most of its memory is held by somebody else. Skipped without one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
 
 from fttune.errors import OutOfMemory
-from fttune.training import fine_tune, step
+from fttune.training import FineTuneResult, fine_tune, step
 from fttune.training.events import EpochEnded, Event, Notice
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 LABELS = tuple(i % 3 for i in range(60))
 MIB = 2**20
+SHARES = (0.6, 0.5, 0.4, 0.3, 0.2)
 
 
 @contextmanager
@@ -59,6 +60,20 @@ def peak_of(recipe, inputs) -> int:
     return torch.cuda.max_memory_reserved() - before
 
 
+def short_of(peak: int, work: Callable[[list[Event]], FineTuneResult], told: str) -> FineTuneResult:
+    """Return what work returns on the fullest card on which a notice holds `told`.
+
+    Where memory is short cuDNN does with less than the peak that it takes of plenty, so a share of it may be enough.
+    """
+    for share in SHARES:
+        events: list[Event] = []
+        with filled(leaving=int(share * peak)):
+            found = work(events)
+        if any(told in text for text in notices_of(events)):
+            return found
+    pytest.fail(f"all of it fits into {SHARES[-1]:.0%} of {peak / MIB:.0f} MiB")
+
+
 def notices_of(events: list[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, Notice)]
 
@@ -66,11 +81,12 @@ def notices_of(events: list[Event]) -> list[str]:
 def test_micro_batches_on_a_full_card_train_as_whole_batches_do(make_inputs, still):
     peak = peak_of(still, make_inputs(LABELS, LABELS, side=128))
     whole = fine_tune(still, make_inputs(LABELS, LABELS, side=128))
-    events: list[Event] = []
-    with filled(leaving=int(0.6 * peak)):
-        small = fine_tune(still, make_inputs(LABELS, LABELS, side=128), emit=events.append)
+
+    def work(events):
+        return fine_tune(still, make_inputs(LABELS, LABELS, side=128), emit=events.append)
+
+    small = short_of(peak, work, "micro-batches from now on")
     assert small.epochs[-1].micro_batches > 1
-    assert [text for text in notices_of(events) if "micro-batches from now on" in text]
     assert small.step_losses == pytest.approx(whole.step_losses, abs=2e-3)
     assert small.value == pytest.approx(whole.value, abs=2e-3)
 
@@ -101,10 +117,11 @@ def test_evaluation_on_a_full_card_takes_fewer_images_at_once(make_inputs, make_
     val = LABELS * 4
     peak = peak_of(recipe, make_inputs(LABELS, val, side=128).plain())
     whole = fine_tune(recipe, make_inputs(LABELS, val, side=128).plain())
-    events: list[Event] = []
-    with filled(leaving=int(0.6 * peak)):
-        small = fine_tune(recipe, make_inputs(LABELS, val, side=128).plain(), emit=events.append)
-    assert [text for text in notices_of(events) if text.startswith("memory ran out: evaluation takes at most")]
+
+    def work(events):
+        return fine_tune(recipe, make_inputs(LABELS, val, side=128).plain(), emit=events.append)
+
+    small = short_of(peak, work, "memory ran out: evaluation takes at most")
     assert small.value == pytest.approx(whole.value, abs=2e-3)
 
 

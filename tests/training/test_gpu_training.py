@@ -44,6 +44,13 @@ def test_single_precision_losses_are_those_of_the_cpu(make_inputs, make_gpu_reci
     assert on_gpu == pytest.approx(on_cpu, abs=1e-3)
 
 
+def test_double_precision_losses_are_those_of_the_cpu(make_inputs, make_gpu_recipe):
+    fields = {"training__precision": "float64", "optimizer__lr": 0.001}
+    on_gpu = fine_tune(make_gpu_recipe(**fields), make_inputs(LABELS, side=64)).step_losses
+    on_cpu = fine_tune(make_gpu_recipe(**fields, training__device="cpu"), make_inputs(LABELS, side=64)).step_losses
+    assert on_gpu == pytest.approx(on_cpu, rel=1e-9)
+
+
 @pytest.mark.parametrize("norm_stats", ["frozen", "all_frozen"])
 def test_frozen_parameters_and_buffers_are_byte_identical(norm_stats, tmp_path, make_inputs, make_gpu_recipe):
     source = build_backbone("resnet18", Weights(None, "none"), classes=("a", "b", "c"), seed=1).module.state_dict()

@@ -126,7 +126,7 @@ def epoch_section(bench: Bench) -> list[str]:
     flops = bench.piece("flops", lambda: {"per_image": training_flops(build, bench.sizes.image_size)})["per_image"]
     lines = [f"ceiling {ceiling:.4g} TFLOP/s; the net {flops / 1e9:.4g} GFLOP per image and step"]
     rates = dict.fromkeys(WAYS, 0.0)
-    best = bench.sizes.batch_sizes[0]
+    best, own = bench.sizes.batch_sizes[0], dict[int, float]()
     for way in WAYS if bench.device.type == "cuda" else WAYS[:1]:
         for size in bench.sizes.batch_sizes if way == "eager" else (best,):
             found = bench.piece(f"bare {way} {size}", partial(bare_epochs, bench, size, way))
@@ -134,8 +134,9 @@ def epoch_section(bench: Bench) -> list[str]:
             best, rates[way] = (size, rate) if rate > rates[way] else (best, rates[way])
             after = f"after {found['ready_seconds']:.1f} s" if rate else found["failed"]
             lines.append(f"bare {way:<9}{size:>4}: {_speed(rate, flops, ceiling)}, {after}")
-    for size in dict.fromkeys((bench.sizes.batch_size, best)):
-        rate = bench.piece(f"fttune {size}", partial(fttune_epochs, bench, size))["images_per_second"]
+        for size in dict.fromkeys((bench.sizes.batch_size, best)) if way == "eager" else ():  # compiling takes a minute
+            own[size] = bench.piece(f"fttune {size}", partial(fttune_epochs, bench, size))["images_per_second"]
+    for size, rate in own.items():
         shares = ", ".join(f"{rate / other:.0%} of bare {way}" for way, other in rates.items() if other)
         lines.append(f"fttune        {size:>5}: {_speed(rate, flops, ceiling)}, {shares} at its best batch size")
     return lines

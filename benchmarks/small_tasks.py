@@ -1,9 +1,12 @@
-"""Three fine-tuning tasks on which a plain study takes less than a minute, with the nets that they begin from.
+"""Small fine-tuning tasks on which a plain study takes at most a minute, with the nets that they begin from.
 
-`digits`: two images each of the handwritten digits 5-9, from a net of the digits 0-4 (as `experiments/digits.yaml`);
-`faint`: twenty of each digit at a tenth of its contrast, from a net of all digits; `textures`: eight JPEG photographs
-of each of five textures, from a net of five others. All with the ResNet-8 of 78 k parameters, which the plain program
-trains on the source task: nothing is downloaded. Every task has a new head. On plain's side, digits stay in memory.
+Of images that cost nothing to read: `digits`, two each of the handwritten digits 5-9, from a net of the digits 0-4 (as
+`experiments/digits.yaml`); `faint`, twenty of each digit at a tenth of its contrast, from a net of all digits;
+`textures`, eight JPEG files of 80 x 60 pixels for each of five textures, from a net of five others. On plain's side,
+digits stay in memory. Of photographs, JPEG files of 500 x 374 pixels, from the same net of five textures:
+`photographs`, eight for each of five other textures; `few`, three for each; `noisy`, eight of each of the net's own
+textures under three times their noise. All with the ResNet-8 of 78 k parameters, which the plain program trains on the
+source task: nothing is downloaded. Every task has a new head.
 """
 
 import shutil
@@ -26,6 +29,7 @@ HELD_OUT_SHARE = 0.4  # of each digit's images, for validation and again for tes
 SOURCE_RECIPE, SOURCE_EPOCHS = Recipe(0.03, 0.9, len(STAGES)), 20
 TEXTURE_COUNTS = {"train": 40, "val": 150, "test": 500}
 SOURCE_COUNTS = {"train": 400, "val": 100}
+PHOTOGRAPH_COUNTS = {"val": 75, "test": 500}
 
 
 def digits(folder: Path) -> Task:
@@ -44,13 +48,27 @@ def faint(folder: Path) -> Task:
 
 def textures(folder: Path) -> Task:
     """New classes as JPEG files, decoded in every epoch."""
-    data = picture_folder(folder / "textures-5-9", TEXTURE_COUNTS, classes=range(5, 10), width=80)
-    source = picture_folder(folder / "textures-0-4", SOURCE_COUNTS, classes=range(5), width=80)
-    task = Task(data, data, cifar_resnet8, STAGES, image_size=32, resize=32, epochs=5, batch_size=10)
-    return _pretrained(replace(task, data=source, epochs=SOURCE_EPOCHS, batch_size=32, in_memory=True), task)
+    return _of_pictures(folder, picture_folder(folder / "textures-5-9", TEXTURE_COUNTS, classes=range(5, 10), width=80))
 
 
-TASKS = {"digits": digits, "faint": faint, "textures": textures}
+def photographs(folder: Path) -> Task:
+    """The same as larger files, whose decoding takes most of plain's time."""
+    return _of_photographs(folder, "photographs", range(5, 10), train=40)
+
+
+def few(folder: Path) -> Task:
+    """New classes, three training images of each."""
+    return _of_photographs(folder, "few", range(5, 10), train=15)
+
+
+def noisy(folder: Path) -> Task:
+    """A change of the input: the source's classes under noise."""
+    return _of_photographs(folder, "noisy", range(5), train=40, noise=90.0)  # grey levels, three times the source's
+
+
+SMALL = {"digits": digits, "faint": faint, "textures": textures}
+PHOTOGRAPHS = {"photographs": photographs, "few": few, "noisy": noisy}
+TASKS = {**SMALL, **PHOTOGRAPHS}
 
 
 def digit_folder(folder: Path, classes: Iterable[int], *, per_class: int | None = None, contrast: float = 1.0) -> Path:
@@ -73,6 +91,17 @@ def digit_folder(folder: Path, classes: Iterable[int], *, per_class: int | None 
                 Image.fromarray(np.rint(pixels).clip(0, 255).astype(np.uint8)).save(place / f"{row:04d}.png")
     temporary.rename(folder)
     return folder
+
+
+def _of_photographs(folder: Path, name: str, classes: range, *, train: int, noise: float = 30.0) -> Task:
+    counts = {"train": train, **PHOTOGRAPH_COUNTS}
+    return _of_pictures(folder, picture_folder(folder / name, counts, classes=classes, noise=noise, width=500))
+
+
+def _of_pictures(folder: Path, data: Path) -> Task:
+    source = picture_folder(folder / "textures-0-4", SOURCE_COUNTS, classes=range(5), width=80)
+    task = Task(data, data, cifar_resnet8, STAGES, image_size=32, resize=32, epochs=5, batch_size=10)
+    return _pretrained(replace(task, data=source, epochs=SOURCE_EPOCHS, batch_size=32, in_memory=True), task)
 
 
 def _digit_task(data: Path, *, epochs: int, batch_size: int) -> Task:

@@ -12,6 +12,7 @@ The goal is a median of at most half of the trials from the first two.
 
     python -m benchmarks.warm_start --seeds 3     5 minutes on 2 busy cores
     python -m benchmarks.warm_start               about 20 there
+    python -m benchmarks.warm_start --first 10    the ten seeds after these
 """
 
 import argparse
@@ -88,6 +89,7 @@ def run_seed(seed: int, trials: int, nights: int, workspace: Workspace) -> tuple
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--nights", type=int, default=3)
     asked = parser.parse_args()
@@ -95,7 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "experiments").mkdir()
         shutil.copy(ROOT / "experiments" / "digits_source.yaml", Path(folder) / "experiments")
-        for seed in range(asked.seeds):
+        for seed in range(asked.first, asked.first + asked.seeds):
             target, counts = run_seed(seed, asked.trials, asked.nights, Workspace.at(Path(folder)))
             told = ", ".join(f"{name} {count}" for name, count in counts.items())
             print(f"seed {seed}: trials to a validation loss of {target:.4f}: {told}", flush=True)

@@ -57,6 +57,17 @@ def next_generation(study: Study, *, workspace: Workspace | None = None) -> Stud
     return study.model_copy(update={"warm_start": WarmStart.model_validate({"from": [study.name, *others]})})
 
 
+def require_sources(study: Study, workspace: Workspace, *, new: bool) -> None:
+    """Refuse what a study that is to begin names as its warm start, before its images are looked at.
+
+    Raises:
+        BadInput: it names an earlier study that is not there, or of no use.
+    """
+    if study.warm_start.sources not in (AUTO, NONE) and (new or newest(study, workspace) is None):
+        storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
+        searching.require_sources(study, storage, study_identity(study, data="", weights=""))
+
+
 def beginning_of(
     study: Study, storage: "RDBStorage", identity: Identity, *, inputs: Inputs, session: Session
 ) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fttune import searching
 from fttune.app.attempts import Attempts, Watch
-from fttune.app.generations import beginning_of, describe
+from fttune.app.generations import beginning_of, describe, require_sources
 from fttune.app.provenance import provenance
 from fttune.app.retention import Retained
 from fttune.app.room import prepare_disk
@@ -78,6 +78,7 @@ def search(
     if isinstance(study.workers, Cluster):
         workspace = replace(workspace, shared=study.workers.shared)
     with open_session(workspace, tracking_uri=study.tracking.uri, display=display) as session:
+        require_sources(study, workspace, new=new)
         inputs = prepare_in(session, study.experiment, evaluation=study.evaluation)
         require_searchable(study, inputs)
         identity = identity_of(study, inputs)

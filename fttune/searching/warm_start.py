@@ -148,6 +148,13 @@ def warm_start(study: Study, storage: RDBStorage, identity: Identity, descriptor
     return WarmStart(tuple(starts), (f"warm start: {told}", *dict.fromkeys(notices)))
 
 
+def require_sources(study: Study, storage: RDBStorage, identity: Identity) -> None:
+    """Refuse named sources as `warm_start` does, whose errors it raises; the identity may lack its data."""
+    if study.warm_start.sources not in (AUTO, NONE):
+        for name in study.warm_start.sources:
+            _named(name, storage, identity)
+
+
 def _named(name: str, storage: RDBStorage, identity: Identity) -> optuna.Study:
     known = {stored.study_name: stored for stored in stored_studies(storage)}
     stored = known.get(name) if "@" in name else newest_generation(name, storage)

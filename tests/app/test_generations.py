@@ -87,7 +87,7 @@ def test_a_new_generation_begins_with_the_best_configurations_of_the_last_one(
 
 
 def test_a_warm_start_from_a_study_that_is_not_there_makes_nothing(workspace: Workspace, pictures: Path) -> None:
-    assert pictures.is_dir()
+    (next(pictures.iterdir()) / "broken.png").write_bytes(b"")  # which would be told, were the images looked at first
     with pytest.raises(BadInput, match=r"warm_start\.from names tinny, but no such study was searched in this store"):
         fttune.search(study_of(workspace, warm_start={"from": ["tinny"]}), workspace=workspace)
     storage = open_storage(workspace.optuna_uri, locks=workspace.locks)

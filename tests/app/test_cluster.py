@@ -96,6 +96,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[machines.Machine, machines.Machine
         yield made
 
 
+@pytest.mark.slow
 def test_trials_in_a_local_cluster_are_those_of_one_process_whoever_dies_amid(alone, machine, tmp_path) -> None:
     root = write(tmp_path / "study", "none")
     search = Search(machine, root, "ray", {})
@@ -109,6 +110,7 @@ def test_trials_in_a_local_cluster_are_those_of_one_process_whoever_dies_amid(al
     assert none_left(machine)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_local_cluster_in_order_and_the_same_command_goes_on_without_it(alone, machine, tmp_path) -> None:
     root = write(tmp_path / "study", "none")
     search = Search(machine, root, "ray", {})
@@ -120,7 +122,7 @@ def test_ctrl_c_ends_a_local_cluster_in_order_and_the_same_command_goes_on_witho
     assert oracle.differences(searched(root), alone) == []
 
 
-@pytest.mark.parametrize("fault", ["killed", "cut"])
+@pytest.mark.parametrize("fault", [pytest.param("killed", marks=pytest.mark.slow), "cut"])
 def test_trials_of_a_lost_machine_finish_once_on_another(alone, cluster, tmp_path, fault) -> None:
     head, other, environment = cluster
     root = write(tmp_path / "study", "none")

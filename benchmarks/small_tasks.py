@@ -66,9 +66,14 @@ def noisy(folder: Path) -> Task:
     return _of_photographs(folder, "noisy", range(5), train=40, noise=90.0)  # grey levels, three times the source's
 
 
-SMALL = {"digits": digits, "faint": faint, "textures": textures}
-PHOTOGRAPHS = {"photographs": photographs, "few": few, "noisy": noisy}
-TASKS = {**SMALL, **PHOTOGRAPHS}
+TASKS = {
+    "digits": digits,
+    "faint": faint,
+    "textures": textures,
+    "photographs": photographs,
+    "few": few,
+    "noisy": noisy,
+}
 
 
 def digit_folder(folder: Path, classes: Iterable[int], *, per_class: int | None = None, contrast: float = 1.0) -> Path:

@@ -61,7 +61,7 @@ def peak_of(recipe, inputs) -> int:
 
 
 def short_of(peak: int, work: Callable[[list[Event]], FineTuneResult], told: str) -> FineTuneResult:
-    """Return what work returns on the fullest card on which a notice holds `told`.
+    """Return what work returns on a card that is just so full that a notice holds `told`.
 
     Where memory is short cuDNN does with less than the peak that it takes of plenty, so a share of it may be enough.
     """

@@ -67,7 +67,7 @@ class List:
 
 
 def fttune_study(task: Task, plan: Plan, *, name: str = "list") -> Study:
-    """Return the study that searches what `plan` does, its fixed trials first."""
+    """Return the study that searches what `plan` does; fixed trials come in blocks, all else is our default."""
     space: dict[str, Any] = {
         "optimizer.lr": {"type": "float", "low": plan.space.lr[0], "high": plan.space.lr[1], "log": True},
         "optimizer.momentum": {"type": "float", "low": plan.space.momentum[0], "high": plan.space.momentum[1]},
@@ -82,13 +82,13 @@ def fttune_study(task: Task, plan: Plan, *, name: str = "list") -> Study:
     content = {
         "experiment": experiment_of(task, plan.seed),
         "budget": {"n_trials": plan.n_trials},
-        "batch": BLOCK,
         "sampler": {"type": "tpe", "seed": plan.sampler_seed},
-        "pruner": {"type": "median" if plan.pruning else "none"},
         "space": space,
-        "baselines": [{field: value for field, value in trial.items() if field in space} for trial in fixed],
         "name": name,
     }
+    if fixed:
+        baselines = [{field: value for field, value in trial.items() if field in space} for trial in fixed]
+        content |= {"batch": BLOCK, "baselines": baselines}
     return Study.model_validate(content)
 
 

@@ -87,8 +87,7 @@ def run_seed(task: Task, seed: int, *, trials: int, workers: int) -> results.Rec
             plain[variant] = measured(plain_search, task, pruned, root / variant).result
         best = {variant: max(trial.value for trial in found) for variant, found in plain.items()}
         (root / "fttune").mkdir()
-        own = replace(plan, pruning=True)
-        search = measured(fttune_search, task, own, root / "fttune")
+        search = measured(fttune_search, task, plan, root / "fttune")
         record: results.Record = {}
         for variant, target in best.items():
             winner = first_at(plain[variant], target)

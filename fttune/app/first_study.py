@@ -232,7 +232,7 @@ def _study(of: FirstStudy) -> str:
         *_line(0, "metric", of.metric),
         "direction: maximize",
         *_line(0, "budget", Choice(f"{{n_trials: {of.trials.value}, max_failed: 3}}", of.trials.why)),
-        *_line(0, "batch", Choice("8", "asked together; those that train the head alone train as one")),
+        *_line(0, "batch", Choice("1", "proposed one by one, knowing all before it; several workers need 8 or more")),
         "sampler: {type: tpe, seed: 0}",
         *_line(0, "pruner", Choice("{type: median, startup_trials: 5, warmup_epochs: 2}", "stops what lags behind")),
         "space:",

@@ -254,6 +254,7 @@ class _Search:
                 driver = Driver(self.trials, self.session, self.attempts, self.trials.states.mirror)
                 stalled = 60 * self.study.stalled_minutes
                 start, count = pool
+                self._tell_of_idle(count - self.study.batch, count)
                 executor = Workers(start, driver, count=count, stalled_seconds=stalled, shares=self.trials.shares)
                 abandon = driver.abandon
             try:
@@ -261,6 +262,11 @@ class _Search:
                 searching.search(self.study, self.stored, executor, hooks)
             finally:
                 executor.close()
+
+    def _tell_of_idle(self, idle: int, count: int) -> None:
+        if idle > 0:
+            text = f"batch is {self.study.batch}, so {idle} of {count} workers have nothing to do"
+            self.session.notice(self.trials.name, f"{text}; a study with `batch: {2 * count}` keeps them at work")
 
     def _compare_environment(self) -> None:
         """Say once when library versions or the device are not those that the study was begun with."""

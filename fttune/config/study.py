@@ -16,6 +16,7 @@ from fttune.config.experiment import Experiment
 from fttune.config.known import one_of, shown
 from fttune.config.nightly import Nightly
 from fttune.config.problems import raise_if_any
+from fttune.config.pruners import BY_EPOCHS, NoPruner, Pruner
 from fttune.config.sections import COSTS, MEMORY, NAME, SECONDS, VAL_METRICS, Line, Section, Seed, broken, val_metric
 from fttune.config.space import Space
 from fttune.config.study_rules import study_problems
@@ -45,50 +46,6 @@ class Sampler(Section):
 
     type: Literal["tpe", "random", "grid", "gp", "cmaes"] = "tpe"
     seed: Seed = 0
-
-
-class MedianPruner(Section):
-    """Stop a trial whose best value so far is worse than the median of the others at that epoch."""
-
-    type: Literal["median"] = "median"
-    startup_trials: int = Field(default=5, ge=0)
-    warmup_epochs: int = Field(default=0, ge=0)
-
-
-class SuccessiveHalvingPruner(Section):
-    """Successive halving in blocks (Jamieson & Talwalkar 2016, arXiv 1502.07943); rungs count from the last phase."""
-
-    type: Literal["successive_halving"]
-    min_epochs: int = Field(default=1, ge=1)
-    reduction_factor: int = Field(default=4, ge=2)
-
-
-class HyperbandPruner(Section):
-    """Hyperband (Li et al., JMLR 2018, arXiv 1603.06560) over brackets of successive halving."""
-
-    type: Literal["hyperband"]
-    min_epochs: int = Field(default=1, ge=1)
-    reduction_factor: int = Field(default=3, ge=2)
-
-
-class WilcoxonPruner(Section):
-    """Stop a trial whose folds so far are worse than the best trial's, by Wilcoxon's signed-rank test on the pairs."""
-
-    type: Literal["wilcoxon"]
-    p_threshold: float = Field(default=0.1, gt=0, lt=1)
-    startup_folds: int = Field(default=2, ge=0)
-
-
-class NoPruner(Section):
-    """Every trial runs to its last epoch."""
-
-    type: Literal["none"]
-
-
-Pruner = Annotated[
-    MedianPruner | SuccessiveHalvingPruner | HyperbandPruner | WilcoxonPruner | NoPruner, Field(discriminator="type")
-]
-BY_EPOCHS = ("successive_halving", "hyperband")
 
 
 def _store(value: str) -> str:
@@ -169,6 +126,25 @@ def _of_first(field: str, default: str) -> Callable[[Mapping[str, Any]], Any]:
     return lambda fields: getattr(fields["metrics"][0], field) if fields.get("metrics") else default
 
 
+BLIND = ("random", "grid")  # samplers that propose the same whatever came before
+BLOCK = 8
+
+
+def _batch(fields: Mapping[str, Any]) -> int:
+    """Return how many trials are asked together where the study does not say it.
+
+    One, for a proposal is the better the more trials are known before it (docs/log.md, 2026-11-27). A block where that
+    does not count: the sampler does not look back, trials wait for each other at rungs, or all train the head alone,
+    and so as one.
+    """
+    sampler, pruner, experiment = (fields.get(name) for name in ("sampler", "pruner", "experiment"))
+    if sampler is None or pruner is None or experiment is None:  # refused for that
+        return 1
+    frozen = not any(name.startswith("freeze.") for name in fields.get("space", ()))
+    head_alone = frozen and experiment.freeze.unfrozen_stages == 0
+    return BLOCK if sampler.type in BLIND or pruner.type in BY_EPOCHS or head_alone else 1
+
+
 class Study(Section):
     """One search: which experiment, over which space, for which metric, within which budget.
 
@@ -186,11 +162,11 @@ class Study(Section):
     metric: str = Field(default_factory=_of_first("name", "val/accuracy"))
     direction: Direction = Field(default_factory=_of_first("direction", "maximize"))
     budget: Budget
-    batch: int = Field(default=8, ge=1)
     sampler: Sampler = Sampler()
     evaluation: CrossValidation | None = None
-    pruner: Pruner = MedianPruner()
+    pruner: Pruner = NoPruner()
     space: dict[str, Distribution] = Field(min_length=1)
+    batch: int = Field(default_factory=_batch, ge=1)
     baselines: Annotated[tuple[Baseline, ...], Field(strict=False)] = ()
     warm_start: WarmStart = Field(default=WarmStart(), exclude=True)
     confirm: Confirm = Field(default=Confirm(), exclude=True)

@@ -15,7 +15,7 @@ from optuna.pruners import _filter_study
 from optuna.trial import FrozenTrial, Trial
 
 from fttune.config import Study
-from fttune.config.study import HyperbandPruner, NoPruner, SuccessiveHalvingPruner
+from fttune.config.pruners import HyperbandPruner, NoPruner, SuccessiveHalvingPruner
 from fttune.searching.curves import curve_of, first_objective, report, with_curve
 from fttune.searching.executors import Judge
 from fttune.training import Verdict

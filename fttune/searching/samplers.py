@@ -8,7 +8,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
 from fttune.config import Study
-from fttune.config import study as config
+from fttune.config import pruners as config
 
 SEEN = 500, 100  # TPE proposes from 600 trials in about 12 ms, from 10,000 in 100 ms or more
 SEEN_BY_GP = 200, 50  # its work grows with the cube

@@ -93,6 +93,14 @@ def test_workers_train_from_the_weights_of_an_experiment(tmp_path) -> None:
     assert [trial.state for _, trial in searched(root, "--workers", "2").trials] == ["COMPLETE"] * 4
 
 
+def test_workers_for_whom_a_block_has_no_trial_are_told(tmp_path) -> None:
+    (root := tmp_path / "study").mkdir()
+    write_study(root, batch=1, budget__n_trials=1)
+    code, _, err = processes.run("search", "studies/tiny.yaml", "--workers", "2", cwd=root)
+    assert code == 0, err
+    assert "batch is 1, so 1 of 2 workers have nothing to do; a study with `batch: 4` keeps them at work" in err
+
+
 @pytest.mark.slow
 def test_workers_give_memory_back_between_trials(tmp_path) -> None:
     root = tmp_path / "study"

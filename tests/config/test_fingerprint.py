@@ -78,7 +78,7 @@ CHANGES_A_STUDY = [
     {"batch": 4},
     {"sampler": {"type": "random"}},
     {"sampler": {"seed": 1}},
-    {"pruner": {"type": "none"}},
+    {"pruner": {"type": "median"}},
     {"pruner": {"type": "median", "startup_trials": 1}},
     {"space": {"optimizer.lr": {**LR, "high": 0.2}}},
     {"space": {"optimizer.lr": {**LR, "log": False}}},
@@ -140,7 +140,7 @@ experiment: ./recipe.yaml
 
 
 def test_differences_are_one_line_per_path_with_both_values():
-    old, new = search(), search(batch=4, pruner={"type": "none"})
+    old, new = search(pruner={"type": "median"}), search(batch=4, pruner={"type": "none"})
     assert differences(old, new) == [
         "batch: 8 -> 4",
         "pruner.startup_trials: 5 -> (absent)",

@@ -37,11 +37,35 @@ def oneof(*choices):
     return {"type": "categorical", "choices": list(choices)}
 
 
-def test_a_study_searches_with_tpe_and_median_pruning_for_accuracy_unless_told_otherwise():
+def test_a_study_searches_with_tpe_for_accuracy_and_prunes_nothing_unless_told_otherwise():
     s = study()
-    assert (s.metric, s.direction, s.batch, s.sampler.type, s.sampler.seed) == ("val/accuracy", "maximize", 8, "tpe", 0)
-    assert (s.pruner.type, s.budget.max_failed, s.budget.timeout_minutes) == ("median", 5, None)
+    assert (s.metric, s.direction, s.sampler.type, s.sampler.seed) == ("val/accuracy", "maximize", "tpe", 0)
+    assert (s.pruner.type, s.budget.max_failed, s.budget.timeout_minutes) == ("none", 5, None)
     assert (s.baselines, s.storage, s.tracking.uri, s.name, s.retries) == ((), None, None, "study", 2)
+
+
+DEPTHS = {"freeze.unfrozen_stages": {"type": "int", "low": 0, "high": 2}}
+DEEP = experiment(freeze__unfrozen_stages=2)
+
+
+@pytest.mark.parametrize(
+    ("base", "fields", "batch"),
+    [
+        (None, {"space": DEPTHS}, 1),
+        (DEEP, {}, 1),
+        (DEEP, {"sampler": {"type": "gp"}}, 1),
+        (DEEP, {"pruner": {"type": "median"}}, 1),
+        (DEEP, {"batch": 5}, 5),
+        (None, {}, 8),  # all train the head alone
+        (None, {"batch": 1}, 1),
+        (DEEP, {"sampler": {"type": "random"}}, 8),
+        (None, {"space": DEPTHS, "sampler": {"type": "grid"}}, 8),
+        (DEEP, {"pruner": {"type": "successive_halving"}}, 8),
+        (DEEP, {"pruner": {"type": "hyperband"}}, 8),
+    ],
+)
+def test_trials_are_asked_one_by_one_unless_told_otherwise_or_nothing_is_learned_by_that(base, fields, batch):
+    assert study(base, **fields).batch == batch
 
 
 # field: (right values, {wrong value: message})
@@ -654,7 +678,7 @@ def values_of(distribution):
 @pytest.mark.parametrize(
     ("fields", "pruner"),
     [
-        ({}, "median"),
+        ({}, "none"),
         ({"evaluation": {"folds": 5}}, "wilcoxon"),
         ({"evaluation": {"folds": 5}, "pruner": {"type": "none"}}, "none"),
     ],

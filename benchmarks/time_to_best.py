@@ -141,7 +141,7 @@ def row_of(name: str, records: Sequence[results.Record]) -> tuple[str, list[floa
     tests = f"{mean(row['plain_test'] for row in rows):>11.3f}{mean(row['fttune_test'] for row in rows):>13.3f}"
     reached = f"{sum(row['reached'] for row in rows)}/{len(rows)}"
     line = (
-        f"{name:<10}{variant:<8}{mean(target):>8.3f}{median(plain):>9.1f}{median(own):>10.1f}{spread:>25}{reached:>9}"
+        f"{name:<12}{variant:<8}{mean(target):>8.3f}{median(plain):>9.1f}{median(own):>10.1f}{spread:>25}{reached:>9}"
     )
     return line + tests, ratios
 
@@ -163,7 +163,7 @@ def main() -> None:
         lines.append(line)
         ratios += found
     print(f"{asked.seeds} seeds, {asked.trials} trials of plain; on {key['device']}")
-    print("task      pruner    target  plain s  fttune s       ratio (min .. max)  reached  plain test  fttune test")
+    print("task        pruner    target  plain s  fttune s       ratio (min .. max)  reached  plain test  fttune test")
     print("\n".join(lines))
     print(f"median ratio over all: {median(ratios):.2f}")
 

@@ -20,10 +20,12 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks import results
+from benchmarks.plain_study import Plan
 from benchmarks.plain_training import METRIC, Recipe, Trainer
 from benchmarks.small_tasks import TASKS
-from benchmarks.study_vs_plain import Plan, Study, fttune_study
+from benchmarks.study_vs_plain import fttune_study
 from benchmarks.time_to_best import SPACE
+from fttune.config import Study
 from fttune.config.pruners import MedianPruner, NoPruner
 from fttune.config.workspace import Workspace
 from fttune.searching import Asked, Inline, Outcome, open_storage, open_study, search

@@ -75,10 +75,6 @@ def fttune_study(task: Task, plan: Plan, *, name: str = "list") -> Study:
     shallow, deep = plan.space.unfrozen_stages
     if deep > shallow:
         space["freeze.unfrozen_stages"] = {"type": "int", "low": shallow, "high": deep}
-    fixed = [
-        {"optimizer.lr": r.lr, "optimizer.momentum": r.momentum, "freeze.unfrozen_stages": r.unfrozen_stages}
-        for r in plan.fixed
-    ]
     content = {
         "experiment": experiment_of(task, plan.seed),
         "budget": {"n_trials": plan.n_trials},
@@ -86,8 +82,9 @@ def fttune_study(task: Task, plan: Plan, *, name: str = "list") -> Study:
         "space": space,
         "name": name,
     }
-    if fixed:
-        baselines = [{field: value for field, value in trial.items() if field in space} for trial in fixed]
+    if plan.fixed:
+        choices = [(recipe.lr, recipe.momentum, recipe.unfrozen_stages) for recipe in plan.fixed]
+        baselines = [dict(zip(space, chosen, strict=False)) for chosen in choices]  # the space may end before the depth
         content |= {"batch": BLOCK, "baselines": baselines}
     return Study.model_validate(content)
 

@@ -63,9 +63,10 @@ def require_sources(study: Study, workspace: Workspace, *, new: bool) -> None:
     Raises:
         BadInput: it names an earlier study that is not there, or of no use.
     """
-    if study.warm_start.sources not in (AUTO, NONE) and (new or newest(study, workspace) is None):
+    names = study.warm_start.sources
+    if names not in (AUTO, NONE) and (new or newest(study, workspace) is None):
         storage = searching.open_storage(study.storage or workspace.optuna_uri, locks=workspace.locks)
-        searching.require_sources(study, storage, study_identity(study, data="", weights=""))
+        searching.require_sources(names, storage, study_identity(study, data="", weights=""))
 
 
 def beginning_of(

@@ -254,7 +254,7 @@ class _Search:
                 driver = Driver(self.trials, self.session, self.attempts, self.trials.states.mirror)
                 stalled = 60 * self.study.stalled_minutes
                 start, count = pool
-                self._tell_of_idle(count - self.study.batch, count)
+                self._tell_of_idle(count)
                 executor = Workers(start, driver, count=count, stalled_seconds=stalled, shares=self.trials.shares)
                 abandon = driver.abandon
             try:
@@ -263,10 +263,12 @@ class _Search:
             finally:
                 executor.close()
 
-    def _tell_of_idle(self, idle: int, count: int) -> None:
-        if idle > 0:
-            text = f"batch is {self.study.batch}, so {idle} of {count} workers have nothing to do"
-            self.session.notice(self.trials.name, f"{text}; a study with `batch: {2 * count}` keeps them at work")
+    def _tell_of_idle(self, workers: int) -> None:
+        """Say when no block has a trial for all workers."""
+        batch = self.study.batch
+        if batch < workers:
+            text = f"batch is {batch}, so {workers - batch} of {workers} workers have nothing to do"
+            self.session.notice(self.trials.name, f"{text}; a study with `batch: {2 * workers}` keeps them at work")
 
     def _compare_environment(self) -> None:
         """Say once when library versions or the device are not those that the study was begun with."""

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import chain, zip_longest
 
@@ -148,11 +148,10 @@ def warm_start(study: Study, storage: RDBStorage, identity: Identity, descriptor
     return WarmStart(tuple(starts), (f"warm start: {told}", *dict.fromkeys(notices)))
 
 
-def require_sources(study: Study, storage: RDBStorage, identity: Identity) -> None:
+def require_sources(names: Iterable[str], storage: RDBStorage, identity: Identity) -> None:
     """Refuse named sources as `warm_start` does, whose errors it raises; the identity may lack its data."""
-    if study.warm_start.sources not in (AUTO, NONE):
-        for name in study.warm_start.sources:
-            _named(name, storage, identity)
+    for name in names:
+        _named(name, storage, identity)
 
 
 def _named(name: str, storage: RDBStorage, identity: Identity) -> optuna.Study:
